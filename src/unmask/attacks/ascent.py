@@ -1,0 +1,89 @@
+"""The one gradient-ascent engine: start + loss + gradient + stepper. Every gradient attack is a value of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unmask.attacks.gradient import Estimator, exact
+from unmask.attacks.problem import AttackResult, Problem, input_gradient
+from unmask.attacks.start import Start
+from unmask.attacks.stepper import Clock, Stepper
+from unmask.contract import check_labels
+from unmask.losses import margin, predictions
+
+
+class _Best:
+    """The best iterate of every example so far, and what each has cost."""
+
+    def __init__(self, problem: Problem, forwards: int, backwards: int) -> None:
+        count, device = len(problem.x), problem.x.device
+        self.x_adv = problem.x.clone()
+        self.margin = torch.full((count,), -torch.inf, dtype=problem.x.dtype, device=device)
+        self.broken = torch.zeros(count, dtype=torch.bool, device=device)
+        self.forwards = torch.full((count,), forwards, dtype=torch.int64, device=device)
+        self.backwards = torch.full((count,), backwards, dtype=torch.int64, device=device)
+        self.trace: list[Tensor] = []
+
+    def record(self, rows: Tensor, x_adv: Tensor, logits: Tensor, values: Tensor, y: Tensor) -> Tensor:
+        """Note one iterate of some rows; returns which of them are broken now."""
+        margins, broken = margin(logits, y).to(self.margin), predictions(logits) != y
+        better = broken | (margins > self.margin[rows])
+        self.x_adv[rows[better]] = x_adv[better]
+        self.margin[rows[better]] = margins[better]
+        self.broken[rows] = broken
+        self.forwards[rows] += 1
+        line = torch.full_like(self.margin, torch.nan)
+        line[rows] = values.to(line)
+        self.trace.append(line)
+        return broken
+
+    def result(self) -> AttackResult:
+        trace = torch.stack(self.trace) if self.trace else self.margin.new_empty((0, len(self.margin)))
+        return AttackResult(self.x_adv, self.margin, self.broken, self.forwards, self.backwards, trace)
+
+
+def ascend(
+    problem: Problem, *, start: Start, stepper: Stepper, steps: int, gradient: Estimator | None = None
+) -> AttackResult:
+    """Climb the problem's loss for `steps` steps and return the best iterate of every example.
+
+    An example that is broken leaves the batch at once. Costs one forward per iterate (steps + 1 of them) and one
+    backward per step, plus what `start` and `gradient` add; both are counted per example.
+    """
+    if not len(problem.x):
+        return _Best(problem, 0, 0).result()
+    estimator = gradient or exact()
+    x_adv, forwards, backwards = start(problem)
+    best = _Best(problem, forwards, backwards)
+    rows = torch.arange(len(problem.x), device=problem.x.device)
+    state = stepper.init(problem, x_adv)
+    for step in range(steps + 1):
+        graph = estimator.needs_graph and step < steps
+        x_adv, logits, values = problem.forward(x_adv, graph=graph)
+        if step == 0:
+            check_labels(problem.y, len(rows), logits.shape[1])
+        kept = ~best.record(rows, x_adv.detach(), logits.detach(), values.detach(), problem.y)
+        if step == steps or not kept.any():
+            break
+        slope, forwards, backwards, batch_backwards = estimator.estimate(problem, x_adv, values, kept)
+        best.backwards[rows] += batch_backwards
+        problem, rows, x_adv = problem.select(kept), rows[kept], x_adv.detach()[kept]
+        state = {name: tensor[kept] for name, tensor in state.items()}
+        best.forwards[rows] += forwards
+        best.backwards[rows] += backwards
+        x_adv, state = stepper.update(problem, x_adv, slope, state, Clock(step, steps))
+    return best.result()
+
+
+def climb(problem: Problem, *, start: Start, stepper: Stepper, steps: int) -> Tensor:
+    """Climb the problem's loss for exactly `steps` steps with every example and return the last iterate (B, ...).
+
+    This is the inner loop of adversarial training (Madry et al. 2017): nothing is dropped, judged or evaluated at the end.
+    """
+    x_adv = start(problem).x_adv
+    state = stepper.init(problem, x_adv)
+    for step in range(steps):
+        leaf, _, values = problem.forward(x_adv, graph=True)
+        x_adv, state = stepper.update(problem, leaf.detach(), input_gradient(values, leaf), state, Clock(step, steps))
+    return x_adv

@@ -1,0 +1,38 @@
+"""MI-FGSM: iterated FGSM along an accumulated gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unmask.attacks.ascent import ascend
+from unmask.attacks.problem import AttackResult, pose
+from unmask.attacks.start import clean
+from unmask.attacks.stepper import fixed
+from unmask.contract import Model
+from unmask.losses import Loss, cross_entropy
+from unmask.streams import Streams
+from unmask.threat import ThreatModel
+
+
+def mi_fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel,
+    steps: int = 10,
+    step_size: float | None = None,
+    decay: float = 1.0,
+    generator: torch.Generator | Streams | None = None,
+    target: Tensor | None = None,
+    loss: Loss = cross_entropy,
+) -> AttackResult:
+    """Attack x (B, C, H, W), y (B,) along gradients accumulated with factor `decay` (Dong et al. 2018, Eq. 6 and 7).
+
+    `step_size` is in pixels, by default eps / steps. It draws nothing; `generator` is accepted so that all attacks are
+    called alike. Raises DataError or ModelError for unusable inputs or outputs.
+    """
+    problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target)
+    stepper = fixed(threat.eps / steps if step_size is None else step_size, accumulate=decay)
+    return ascend(problem, start=clean(), stepper=stepper, steps=steps)

@@ -1,0 +1,124 @@
+"""A batch of images under attack, and what an attack brings back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unmask.contract import Model, check_images, check_labels, logits_of
+from unmask.losses import Loss, cross_entropy
+from unmask.streams import Streams
+from unmask.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """The best perturbed image found per example, and what it cost.
+
+    x_adv (B, C, H, W); margin (B,) = max_{j != y} z_j - z_y at x_adv; broken (B,) bool: predicted other than y;
+    forwards, backwards int64 (B,): passes of each example through the model; trace (T, B): the ascended loss at every
+    iterate, NaN where the example was no longer attacked.
+    """
+
+    x_adv: Tensor
+    margin: Tensor
+    broken: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    trace: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The examples still under attack: images x (B, ...), labels y (B,), what to climb, and their random streams."""
+
+    model: Model
+    x: Tensor
+    y: Tensor
+    threat: ThreatModel
+    loss: Loss
+    streams: Streams
+    target: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Problem:
+        """Return the problem of some rows (bool mask or indices)."""
+        target = None if self.target is None else self.target[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], streams=self.streams.select(rows), target=target)
+
+    def logits(self, x_adv: Tensor) -> Tensor:
+        """Return checked logits (B, K)."""
+        return logits_of(self.model, x_adv)
+
+    def value(self, logits: Tensor) -> Tensor:
+        """Return the ascended loss per example (B,)."""
+        return self.loss(logits, self.y, self.target)
+
+    def forward(self, x_adv: Tensor, *, graph: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (x_adv, logits, loss values); with `graph`, x_adv is a leaf that the values can be differentiated by."""
+        with torch.set_grad_enabled(graph):
+            x_adv = x_adv.detach().requires_grad_(graph)
+            logits = self.logits(x_adv)
+            return x_adv, logits, self.value(logits)
+
+
+def pose(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel,
+    generator: torch.Generator | Streams | None,
+    loss: Loss = cross_entropy,
+    target: Tensor | None = None,
+) -> Problem:
+    """Check an attack's inputs and bind them. Raises DataError for unusable images, labels or targets.
+
+    Without a generator, the streams are those of `torch.Generator().manual_seed(0)`.
+    """
+    check_images(x, threat.low, threat.high)
+    check_labels(y, len(x))
+    if target is not None:
+        check_labels(target, len(x))
+    streams = Streams.of(torch.Generator().manual_seed(0) if generator is None else generator, x)
+    return Problem(model, x.detach(), y, threat, loss, streams, target)
+
+
+def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:
+    """Return d(sum of values)/dx_adv, finite; zero where the model gives no gradient. No parameter gradient is computed."""
+    if not values.requires_grad:
+        return torch.zeros_like(x_adv)
+    (gradient,) = torch.autograd.grad(values.sum(), x_adv, allow_unused=True)
+    return torch.zeros_like(x_adv) if gradient is None else torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
+
+
+def restarted(attack: Callable[[Problem], AttackResult], problem: Problem, restarts: int) -> AttackResult:
+    """Run the attack up to `restarts` times, each time only on the examples that survived, with fresh streams.
+
+    Returns per example the best x_adv over all runs, summed costs, and the traces one below the other.
+    """
+    result = attack(replace(problem, streams=problem.streams.child("restart", 0)))
+    for restart in range(1, restarts):
+        rows = (~result.broken).nonzero().flatten()
+        if not len(rows):
+            break
+        again = problem.select(rows)
+        result = _merge(result, rows, attack(replace(again, streams=again.streams.child("restart", restart))))
+    return result
+
+
+def _merge(old: AttackResult, rows: Tensor, new: AttackResult) -> AttackResult:
+    better = new.broken | (new.margin > old.margin[rows])
+    merged = replace(
+        old,
+        x_adv=old.x_adv.index_put((rows[better],), new.x_adv[better]),
+        margin=old.margin.index_put((rows[better],), new.margin[better]),
+        broken=old.broken.index_put((rows,), new.broken),
+        forwards=old.forwards.index_add(0, rows, new.forwards),
+        backwards=old.backwards.index_add(0, rows, new.backwards),
+    )
+    trace = torch.full((len(new.trace), len(old.margin)), torch.nan, dtype=old.trace.dtype, device=old.trace.device)
+    trace[:, rows] = new.trace
+    return replace(merged, trace=torch.cat([old.trace, trace]))

@@ -1,0 +1,54 @@
+"""PGD towards a chosen class: the least likely, a random one, or a likely one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmask.attacks.pgd import pgd
+from unmask.attacks.problem import AttackResult, pose
+from unmask.attacks.targets import least_likely_target, likeliest_target, random_target
+from unmask.contract import Model, logits_of
+from unmask.losses import Loss, cross_entropy
+from unmask.streams import Streams
+from unmask.threat import ThreatModel
+
+TargetChoice = Literal["least_likely", "random", "likeliest"]
+
+
+def targeted_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: ThreatModel,
+    choose: TargetChoice = "least_likely",
+    steps: int = 10,
+    step_size: float | None = None,
+    restarts: int = 1,
+    generator: torch.Generator | Streams | None = None,
+    loss: Loss = cross_entropy,
+) -> AttackResult:
+    """Attack x (B, C, H, W), y (B,) by PGD towards a wrong class; any misclassification counts as a break.
+
+    The targets cost one forward and are chosen on the clean image: `least_likely` and `random` are the public code's
+    pgdll and pgdrnd (Kannan et al. 2018), `likeliest` takes the runner-up. A random target is never the true class.
+    Raises DataError or ModelError for unusable inputs or outputs.
+    """
+    problem = pose(model, x, y, threat=threat, generator=generator, loss=loss)
+    if not len(x):
+        return pgd(model, x, y, threat=threat, generator=problem.streams)
+    if choose == "random":
+        with torch.no_grad():
+            classes = logits_of(model, x[:1]).shape[1]
+        target = random_target(y, classes, problem.streams.child("target"))
+    else:
+        target = (least_likely_target if choose == "least_likely" else likeliest_target)(model, x, y)
+    result = pgd(
+        model, x, y, threat=threat, steps=steps, step_size=step_size, restarts=restarts, generator=problem.streams,
+        target=target, loss=loss,
+    )  # fmt: skip
+    return replace(result, forwards=result.forwards + int(choose != "random"))

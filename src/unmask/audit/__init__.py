@@ -1,0 +1,32 @@
+"""Audits: a plan of attacks on the survivors, verification, the ledger, the verdict."""
+
+import sys
+from types import ModuleType
+
+from unmask.audit.plan import BUDGETS, PlannedAttack, make_plan
+from unmask.audit.runner import AuditProgress, AuditResult, Subject, audit
+from unmask.audit.verdict import Verdict, decide
+from unmask.audit.verification import Replay, verify
+
+__all__ = [
+    "BUDGETS",
+    "AuditProgress",
+    "AuditResult",
+    "PlannedAttack",
+    "Replay",
+    "Subject",
+    "Verdict",
+    "audit",
+    "decide",
+    "make_plan",
+    "verify",
+]
+
+
+class _CallableRoom(ModuleType):
+    """This room as a function: whoever imports it first, `unmask.audit` is both the room and the call `unmask.audit(...)`."""
+
+    __call__ = staticmethod(audit)
+
+
+sys.modules[__name__].__class__ = _CallableRoom

@@ -1,0 +1,87 @@
+"""The command `unmask`: its verbs, and how errors and interruptions end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from unmask.cli.audit import audit
+from unmask.cli.console import err, out
+from unmask.cli.data import info, prepare
+from unmask.cli.demo import demo
+from unmask.cli.doctor import doctor
+from unmask.cli.listing import list_names
+from unmask.cli.report import report
+from unmask.cli.train import train
+from unmask.cli.verify import verify
+from unmask.environment import code_version
+from unmask.errors import UnmaskError
+
+UNUSABLE, INTERRUPTED = 2, 130
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a check failed (verify, doctor, --fail-under), 2 unusable input or output, 130 interrupted."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help=f"Train classifiers with defences, and find out whether their robustness is real.\n\n{EXIT_CODES}",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Prepare and describe data sets.")
+
+
+def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let every foreseen error of a verb end in one message on stderr and an exit code, never in a traceback."""
+
+    @wraps(verb)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            verb(*args, **options)
+        except UnmaskError as error:
+            err.print("[bold red]Error:[/] ", end="")
+            err.print(str(error), markup=False, soft_wrap=True)
+            raise typer.Exit(UNUSABLE) from None
+        except KeyboardInterrupt:
+            err.print("Interrupted. What was recorded is kept: run the same command again to go on.")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+for name, verb in {
+    "demo": demo,
+    "train": train,
+    "audit": audit,
+    "report": report,
+    "verify": verify,
+    "list": list_names,
+    "doctor": doctor,
+}.items():
+    app.command(name)(_guarded(verb))
+data_app.command("prepare")(_guarded(prepare))
+data_app.command("info")(_guarded(info))
+app.add_typer(data_app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(code_version())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Take the options that belong to no verb."""
+
+
+def main() -> None:
+    """Run the command line on the arguments of the process."""
+    app()

@@ -1,0 +1,186 @@
+"""`unmask audit`: say how robust a model really is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unmask.cli.console import COLOURS, err, out, print_json, print_table, share
+from unmask.cli.options import DataDir, Device, Download, Json, Seed
+from unmask.cli.verify import WITH_WEIGHTS
+from unmask.errors import AuditError, DataError
+
+if TYPE_CHECKING:
+    from unmask.audit import AuditResult
+    from unmask.data import DataSet
+    from unmask.models import LoadedModel
+    from unmask.threat import ThreatModel
+
+
+def audit(
+    model: Annotated[
+        str, typer.Argument(help="A packaged model, a training run, a .safetensors file, or module:function.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights for a module:function or an architecture's name.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set, .npz file or image folder. Default: the model card's.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    n: Annotated[
+        int | None, typer.Option("-n", "--n", min=1, help="How many images, the first ones. Default: all.")
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw the n images at random (by --seed) instead.")] = False,
+    eps: Annotated[
+        str | None, typer.Option(help="Size of the perturbation in [0, 1]: 0.3 or 8/255. Default: the card's.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1. Default: the card's, else linf.")] = None,
+    budget: Annotated[str, typer.Option(help="quick, standard or exhaustive.")] = "standard",
+    claim: Annotated[
+        str, typer.Option(help="The usual attack whose figure is the claim: pgd-N, fgsm or none.")
+    ] = "pgd-40",
+    seed: Seed = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the record goes. Default: runs/audit-MODEL-....")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once; changes no random draw.")] = 256,
+    data_dir: DataDir = None,
+    download: Download = False,
+    device: Device = "cpu",
+    fail_under: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 1 if robust accuracy is lower.")] = None,
+    json: Json = False,
+) -> None:
+    """Attack a model and say how robust it really is; the same command resumes.
+
+    Clean accuracy, then the usual attack (the claim), then stronger ones on the survivors; every break is verified.
+
+    Examples:
+
+        unmask audit mnist-clp -n 1000 --data-dir data
+
+        unmask audit runs/digits-clp-s0
+
+        unmask audit my_models:robust_net --weights net.pt --data cifar10 --eps 8/255 -n 1000
+    """
+    from unmask.audit import Subject
+    from unmask.audit import audit as run
+    from unmask.cli.progress import bar
+    from unmask.models import load_model
+
+    loaded = load_model(model, weights=weights, device=device)
+    threat = _threat(loaded, eps, norm)
+    images = _images(loaded, data, split, n, sample, seed, data_dir, download).to(device)
+    folder = run_dir or Path("runs") / _run_name(loaded.name, images, str(threat), budget, claim, seed)
+    source = model if weights is None else f"{model}{WITH_WEIGHTS}{weights}"
+    subject = Subject(loaded.name, source, images.name, images.split, images.classes)
+    with bar(f"Auditing {loaded.name}") as shown:
+        result = run(
+            loaded.model, images.pixels(), images.labels, threat, budget=budget, claim=None if claim == "none" else claim,
+            seed=seed, run_dir=folder, batch_size=batch_size, ids=images.ids, subject=subject, watch=shown.audit,
+        )  # fmt: skip
+    if json:
+        print_json(_summary(result, folder))
+    else:
+        _show(result, folder)
+    if result.errors:
+        first, message = next(iter(result.errors.items()))
+        raise AuditError(
+            f"{len(result.errors)} images ended in an error, so there is no headline. Image {first}: {message}. Mend the model and "
+            "audit again in a new --run-dir."
+        )
+    if fail_under is not None and result.robust_accuracy < fail_under:
+        err.print(f"Robust accuracy {share(result.robust_accuracy)} is below {share(fail_under)} (--fail-under).")
+        raise typer.Exit(1)
+
+
+def _threat(loaded: LoadedModel, eps: str | None, norm: str | None) -> ThreatModel:
+    from unmask.threat import ThreatModel, threat_model
+
+    card = (loaded.card or {}).get("threat")
+    if eps is None and card is None:
+        raise AuditError(
+            "The model has no card that names an eps. Give one: --eps 8/255 (and --norm if it is not linf)."
+        )
+    if eps is None:
+        threat = ThreatModel.from_description(card)
+        return threat if norm is None or norm.lower() == threat.norm else _refuse_norm(norm, threat)
+    return threat_model(norm or (card["norm"] if card else "linf"), eps)
+
+
+def _refuse_norm(norm: str, threat: ThreatModel) -> ThreatModel:
+    raise AuditError(f"The model card's eps is for {threat}; for --norm {norm} give an --eps as well.")
+
+
+def _images(
+    loaded: LoadedModel,
+    data: str | None,
+    split: str,
+    n: int | None,
+    sample: bool,
+    seed: int,
+    data_dir: Path | None,
+    download: bool,
+) -> DataSet:
+    from unmask.data import load_data
+
+    name = data or (loaded.card or {}).get("data")
+    if name is None:
+        raise DataError(
+            "The model has no card that names its data. Give a data set: --data mnist, --data images.npz, ..."
+        )
+    images = load_data(str(name), split, data_dir=data_dir, download=download)
+    if n is None:
+        return images
+    return images.sample(n, seed) if sample else images.first(n)
+
+
+def _run_name(model: str, images: DataSet, threat: str, budget: str, claim: str, seed: int) -> str:
+    words = ["audit", Path(model).name, images.name, images.split, str(len(images)), threat, budget, claim, f"s{seed}"]
+    return "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in word).strip("-") for word in words if word)
+
+
+def _summary(result: AuditResult, folder: Path) -> dict[str, Any]:
+    return {
+        "headline": result.headline,
+        "verdict": {"label": result.verdict.label, "reasons": list(result.verdict.reasons)},
+        "clean_accuracy": result.clean_accuracy,
+        "claimed_accuracy": result.claimed_accuracy,
+        "robust_accuracy": result.robust_accuracy,
+        "interval": list(result.interval),
+        "n": len(result.survived),
+        "forwards": result.forwards,
+        "backwards": result.backwards,
+        "findings": [{**vars(finding), "evidence": dict(finding.evidence)} for finding in result.findings],
+        "run_dir": folder,
+    }
+
+
+def _show(result: AuditResult, folder: Path) -> None:
+    from unmask.ledger import queries
+
+    rows = queries.attack_table(result.run)
+    print_table(
+        "",
+        ["attack", "runs", "on", "broken", "left", "evaluations"],
+        [
+            (
+                row.attack,
+                row.restarts,
+                row.attempted,
+                row.broken,
+                share(row.accuracy_after),
+                f"{row.forwards + row.backwards:,}",
+            )
+            for row in rows
+        ],
+    )
+    label = result.verdict.label
+    out.print()
+    if result.headline:
+        out.print(f"[bold]{result.headline}.[/]")
+    out.print(f"Verdict: [bold {COLOURS[label]}]{label}[/]. {' '.join(result.verdict.reasons)}")
+    for finding in result.findings:
+        if finding.status in ("warn", "fail"):
+            out.print(f"  {finding.status}: {finding.summary} {finding.next_step}", markup=False)
+    out.print(f"Record: {folder} (unmask report {folder}; unmask verify {folder})", soft_wrap=True, markup=False)

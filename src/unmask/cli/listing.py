@@ -1,0 +1,113 @@
+"""`unmask list`: what exists by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unmask.cli.console import print_json, print_table
+from unmask.cli.options import DataDir, Json
+from unmask.errors import UnmaskError, unknown
+
+KINDS = ("models", "recipes", "data", "attacks", "budgets", "architectures", "losses")
+
+
+def list_names(
+    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.", autocompletion=lambda: list(KINDS))],
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """List what can be named: packaged models, recipes, data sets, attacks, budgets, architectures, losses.
+
+    Examples:
+
+        unmask list models
+
+        unmask list recipes --json
+    """
+    if kind not in KINDS:
+        raise UnmaskError(unknown("list", kind, KINDS))
+    columns, rows = {
+        "models": _models,
+        "recipes": _recipes,
+        "data": lambda: _data(data_dir),
+        "attacks": _attacks,
+        "budgets": _budgets,
+        "architectures": _architectures,
+        "losses": _losses,
+    }[kind]()
+    if json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table("", columns, rows)
+
+
+Listing = tuple[list[str], list[tuple[str, ...]]]
+
+
+def _models() -> Listing:
+    from unmask.models import zoo_card, zoo_names
+
+    cards = [zoo_card(name) for name in zoo_names()]
+    return ["name", "data", "threat", "clean", "claimed", "measured"], [
+        (
+            card["name"], card["data"], f"{card['threat']['norm']} {card['threat']['eps']}",
+            *(f"{100 * card['figures'][key]:.1f}%" for key in ("clean_accuracy", "claimed_accuracy", "robust_accuracy")),
+        )
+        for card in cards
+    ]  # fmt: skip
+
+
+def _recipes() -> Listing:
+    from unmask.recipes import RECIPES
+
+    recipes = [make() for make in RECIPES.values()]
+    return ["name", "data", "architecture", "threat", "what"], [
+        (recipe.name, recipe.data, recipe.architecture, str(recipe.threat), recipe.summary) for recipe in recipes
+    ]
+
+
+def _data(data_dir: object) -> Listing:
+    from pathlib import Path
+
+    from unmask.data import DATA_SETS, available
+
+    where = Path(str(data_dir)) if data_dir else None
+    return ["name", "here", "what"], [
+        (name, "yes" if available(name, where) else "no", summary) for name, summary in DATA_SETS.items()
+    ]
+
+
+def _attacks() -> Listing:
+    from unmask.attacks import ATTACKS
+
+    return ["name", "what"], [(name, _first_line(attack)) for name, attack in ATTACKS.items()]
+
+
+def _budgets() -> Listing:
+    from unmask.audit import BUDGETS
+
+    return ["name", "attack", "restarts", "what"], [
+        (name, attack.name, str(attack.restarts), attack.description)
+        for name, makes in BUDGETS.items()
+        for attack in (make(10) for make in makes)
+    ]
+
+
+def _architectures() -> Listing:
+    from unmask.models import ARCHITECTURES
+
+    return ["name", "input", "what"], [
+        (one.name, "x".join(map(str, one.input_shape)), one.summary) for one in ARCHITECTURES.values()
+    ]
+
+
+def _losses() -> Listing:
+    from unmask.losses import LOSSES
+
+    return ["name", "what"], [(name, _first_line(loss)) for name, loss in LOSSES.items()]
+
+
+def _first_line(function: object) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]

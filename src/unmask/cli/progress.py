@@ -1,0 +1,47 @@
+"""Progress bars of long work: on stderr, silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from unmask.audit import AuditProgress
+from unmask.cli.console import err
+from unmask.training import Progress as TrainingProgress
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Bar]:
+    """Show one progress bar while the block runs."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield Bar(progress, title)
+
+
+class Bar:
+    """A progress bar that training and audit can be watched with."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=None, note="")
+
+    def training(self, now: TrainingProgress) -> None:
+        """Show a step of a training."""
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
+        note = f"epoch {now.epoch + 1}, {losses}, {now.images_per_second:,.0f} images/s"
+        self._progress.update(self._task, completed=now.step, total=now.steps, note=note)
+
+    def audit(self, now: AuditProgress) -> None:
+        """Show a batch of an audit, with the running upper bound."""
+        note = f"{now.attack} #{now.restart + 1}: at most {now.upper_bound:.1%} robust"
+        share = now.done / max(now.survivors, 1)
+        self._progress.update(self._task, completed=now.round + share, total=now.rounds, note=note)
+
+    def count(self, done: int, total: int) -> None:
+        """Show a plain count."""
+        self._progress.update(self._task, completed=done, total=total, note=f"{done:,} of {total:,}")

@@ -1,0 +1,23 @@
+"""How much does the usual attack overlook?"""
+
+from __future__ import annotations
+
+from unmask.diagnostics.finding import Finding, Status
+
+GAP = 0.05
+
+
+def claim_gap(claimed: float, measured: float, interval: tuple[float, float], claim: str) -> Finding:
+    """Compare the claimed accuracy with the measured one; `interval` is the 95% interval of their (paired) difference.
+
+    Fails where the usual attack surely overlooks more than 5 points, warns where it may.
+    """
+    gap = claimed - measured
+    status: Status = "fail" if interval[0] > GAP else "warn" if gap > GAP else "ok"
+    return Finding(
+        "claim_gap",
+        status,
+        f"{claim} leaves {claimed:.1%}, all attacks together {measured:.1%}: it overlooks {gap:.1%} of the images.",
+        {"claimed": claimed, "measured": measured, "gap": gap, "interval": list(interval)},
+        "Do not report the claimed figure: the usual attack fails on this model." if status == "fail" else "",
+    )

@@ -1,0 +1,41 @@
+"""What a result depends on besides its inputs: versions of packages and the hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "numpy")
+
+
+def code_version() -> str:
+    """Return the installed version of unmask, or "unknown" when it runs from a bare source tree."""
+    try:
+        return version("unmask")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def hardware(device: object = "cpu") -> dict[str, str]:
+    """Return the machine in words: processor, cores, threads in use, and the accelerator if `device` is one."""
+    import torch  # not needed to know the version, which the command line prints without it
+
+    chosen = torch.device(str(device))
+    described = {"cpu": _processor(), "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads())}
+    return described | ({"gpu": torch.cuda.get_device_name(chosen)} if chosen.type == "cuda" else {})
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,19 @@
+"""Networks, normalisation, and loading of trained classifiers and of users' own models."""
+
+from unmask.models.adapters import from_probabilities
+from unmask.models.loading import LoadedModel, load_model
+from unmask.models.normalize import Normalize, PerImageStandardize
+from unmask.models.registry import ARCHITECTURES, build
+from unmask.models.zoo import zoo_card, zoo_names
+
+__all__ = [
+    "ARCHITECTURES",
+    "LoadedModel",
+    "Normalize",
+    "PerImageStandardize",
+    "build",
+    "from_probabilities",
+    "load_model",
+    "zoo_card",
+    "zoo_names",
+]

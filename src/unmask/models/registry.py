@@ -1,0 +1,50 @@
+"""The networks that can be built by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unmask.errors import ModelError, unknown
+from unmask.models.digits import digits_cnn
+from unmask.models.lenet import lenet, lenet_half, lenet_madry
+from unmask.models.resnet import resnet20_v2
+from unmask.models.wide_resnet import wrn_28_10
+
+MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that can be built: `build(classes, generator)` for images of `input_shape` (C, H, W) in [0, 1]."""
+
+    name: str
+    build: Callable[[int, torch.Generator], nn.Module]
+    input_shape: tuple[int, int, int]
+    summary: str
+
+
+_ALL = (
+    Architecture("lenet", lenet, (1, 28, 28), "3x3 LeNet for MNIST, He initialisation (Mosbach et al. 2018)"),
+    Architecture("lenet-half", lenet_half, (1, 28, 28), "lenet with half the channels and 256 hidden units"),
+    Architecture("lenet-madry", lenet_madry, (1, 28, 28), "5x5 LeNet for MNIST (Madry et al. 2018)"),
+    Architecture("resnet20-v2", resnet20_v2, (3, 32, 32), "pre-activation ResNet-20, width 64 (Mosbach et al. 2018)"),
+    Architecture("wrn-28-10", wrn_28_10, (3, 32, 32), "wide ResNet with Madry's blocks (Shafahi et al. 2018)"),
+    Architecture("digits-cnn", digits_cnn, (1, 8, 8), "small network for the 8x8 digits of scikit-learn"),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for architecture in _ALL}
+
+
+def build(name: str, *, classes: int = 10, generator: torch.Generator | None = None) -> nn.Module:
+    """Return the named network, on the CPU and in train mode, initialised from `generator` alone (seed 0 by default).
+
+    The network maps images `(B, *input_shape)` in [0, 1] to logits `(B, classes)`. Raises ModelError for an unknown
+    name or a number of classes outside 2 to 100,000.
+    """
+    if name not in ARCHITECTURES:
+        raise ModelError(unknown("architecture", name, ARCHITECTURES))
+    if type(classes) is not int or not 2 <= classes <= MOST_CLASSES:
+        raise ModelError(f"A model of {classes!r} classes was asked for; give a whole number from 2 to {MOST_CLASSES}.")
+    return ARCHITECTURES[name].build(classes, generator or torch.Generator().manual_seed(0))

@@ -1,0 +1,66 @@
+"""The packaged zoo's recipes: half-width LeNets on MNIST, each in minutes on two cores."""
+
+from __future__ import annotations
+
+from unmask.recipes.recipe import Recipe, recipe
+from unmask.threat import Linf
+from unmask.training import (
+    CosineRate,
+    GaussianNoise,
+    Objective,
+    Optimizer,
+    PgdAdversary,
+    Training,
+    adversarial_training,
+    clp,
+    label_smoothing,
+    lsq,
+    plain,
+)
+
+THREAT = Linf("0.3")
+NOISE = GaussianNoise(0.5)
+ADVERSARY = PgdAdversary(THREAT, steps=10, step_size=0.05)
+
+
+def _mnist(name: str, summary: str, objective: Objective, *, noise: bool = False, epochs: int) -> Recipe:
+    training = Training(
+        objective,
+        Optimizer("adam", 1e-3),
+        CosineRate(),
+        epochs=epochs,
+        batch_size=256,
+        augmentations=(NOISE,) if noise else (),
+    )
+    return Recipe(f"mnist-{name}", summary, "mnist", "lenet-half", THREAT, training)
+
+
+@recipe
+def mnist_plain() -> Recipe:
+    """Cross-entropy only."""
+    return _mnist("plain", "cross-entropy only", plain(), epochs=10)
+
+
+@recipe
+def mnist_clp() -> Recipe:
+    """Clean logit pairing with Gaussian noise."""
+    return _mnist("clp", "clean logit pairing (weight 0.5) with Gaussian noise", clp(0.5), noise=True, epochs=60)
+
+
+@recipe
+def mnist_lsq() -> Recipe:
+    """Logit squeezing with Gaussian noise."""
+    return _mnist("lsq", "logit squeezing (weight 0.5) with Gaussian noise", lsq(0.5), noise=True, epochs=60)
+
+
+@recipe
+def mnist_ls() -> Recipe:
+    """Aggressive label smoothing with Gaussian noise."""
+    objective = label_smoothing(0.95)
+    return _mnist("ls", "label smoothing (alpha 0.95) with Gaussian noise", objective, noise=True, epochs=60)
+
+
+@recipe
+def mnist_at() -> Recipe:
+    """100% PGD adversarial training."""
+    return _mnist("at", "100% PGD adversarial training", adversarial_training(ADVERSARY), epochs=15)

@@ -1,0 +1,69 @@
+"""A recipe: what is trained how and on what, and what the seeds published for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from unmask.errors import RecipeError, unknown
+from unmask.threat import ThreatModel
+from unmask.training import Training
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published figure: the paper, its table, row and column, and the value as a share in [0, 1]."""
+
+    paper: str
+    table: str
+    row: str
+    column: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model's architecture, data, training, and the threat model under which it is audited."""
+
+    name: str
+    summary: str
+    data: str
+    architecture: str
+    threat: ThreatModel
+    training: Training
+    claims: tuple[Claim, ...] = ()
+
+    def describe(self) -> dict[str, object]:
+        """Return the recipe as plain values."""
+        return {
+            "name": self.name,
+            "data": self.data,
+            "architecture": self.architecture,
+            "threat": self.threat.describe(),
+            "training": self.training.describe(),
+        }
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {}
+
+
+def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    """Register a recipe function under the name of the recipe that it returns."""
+    name = function().name
+    if name in RECIPES:
+        raise RecipeError(f"Two recipes are called '{name}'.")
+    RECIPES[name] = function
+    return function
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe of that name. Raises RecipeError with a suggestion if there is none."""
+    if name not in RECIPES:
+        raise RecipeError(unknown("recipe", name, RECIPES))
+    return RECIPES[name]()
+
+
+def override(recipe: Recipe, *, epochs: int | None = None, batch_size: int | None = None) -> Recipe:
+    """Return the recipe with some of its training settings replaced (None: as they are)."""
+    given = {name: value for name, value in {"epochs": epochs, "batch_size": batch_size}.items() if value is not None}
+    return replace(recipe, training=replace(recipe.training, **given))  # type: ignore[arg-type]

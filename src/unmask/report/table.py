@@ -1,0 +1,135 @@
+"""One row per run: the summary that the report, the command line and a spreadsheet share."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+
+from unmask.errors import LedgerError
+from unmask.ledger import Run
+from unmask.ledger.queries import (
+    claimed_accuracy,
+    clean_accuracy,
+    cost,
+    counts,
+    headline,
+    robust_accuracy,
+    wilson_interval,
+)
+from unmask.report.words import NONE, clip, distinct, interval, percent, points
+
+UNFINISHED = "unfinished"
+
+COLUMNS = ("model", "verdict", "clean", "claimed", "measured", "95% interval", "gap", "images", "threat", "evaluations")
+NUMERIC = (2, 3, 4, 5, 6, 7, 9)
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """What one run says. Accuracies are shares in [0, 1]; `gap` is claimed less measured.
+
+    `refusal` says why there is no headline: then `measured`, `low`, `high` and `gap` are None, for a figure of a run
+    that is unfinished or holds errors would only be an upper bound. `evaluations`: passes per image.
+    """
+
+    name: str
+    verdict: str
+    clean: float
+    claimed: float | None
+    measured: float | None
+    low: float | None
+    high: float | None
+    gap: float | None
+    n: int
+    threat: str
+    evaluations: float
+    refusal: str = ""
+
+
+def refusal(run: Run) -> str:
+    """Return why the run has no headline, or "" where it has one."""
+    try:
+        headline(run)
+    except LedgerError as error:
+        return str(error)
+    if run.result is None:
+        return (
+            "There is no headline yet. Every round is recorded, but the run was not closed: run the same command again."
+        )
+    return ""
+
+
+def summary_rows(runs: Sequence[Run]) -> list[SummaryRow]:
+    """Return one row per run, in the order given; runs of the same name are numbered."""
+    names = distinct([clip(run.spec.name, 60) or "unnamed" for run in runs])
+    return [_summary(run, name) for run, name in zip(runs, names, strict=True)]
+
+
+def _summary(run: Run, name: str) -> SummaryRow:
+    n, claimed, why = len(run.ids), claimed_accuracy(run), refusal(run)
+    whole = not why
+    measured = robust_accuracy(run) if whole else None
+    low, high = wilson_interval(counts(run)["survived"], n) if whole else (None, None)
+    return SummaryRow(
+        name=name,
+        verdict=clip(run.result.verdict.label) if run.result is not None and whole else UNFINISHED,
+        clean=clean_accuracy(run),
+        claimed=claimed,
+        measured=measured,
+        low=low,
+        high=high,
+        gap=claimed - measured if claimed is not None and measured is not None else None,
+        n=n,
+        threat=clip(run.spec.threat),
+        evaluations=cost(run).evaluations / n,
+        refusal=why,
+    )
+
+
+def cells(rows: Sequence[SummaryRow]) -> list[tuple[str, ...]]:
+    """Return the rows as text under `COLUMNS`, for a terminal's table; those of `NUMERIC` belong to the right."""
+    return [
+        (
+            row.name,
+            row.verdict,
+            percent(row.clean),
+            percent(row.claimed),
+            percent(row.measured),
+            interval(row.low, row.high) if row.low is not None and row.high is not None else NONE,
+            points(row.gap),
+            f"{row.n:,}",
+            row.threat,
+            f"{row.evaluations:,.0f}",
+        )
+        for row in rows
+    ]
+
+
+def to_markdown(rows: Sequence[SummaryRow]) -> str:
+    """Return the summary as a Markdown table; names are escaped, so that none can break it or become markup."""
+    rule = ["---:" if column in NUMERIC else "---" for column in range(len(COLUMNS))]
+    lines = [COLUMNS, rule, *([_markdown(cell) for cell in row] for row in cells(rows))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_csv(rows: Sequence[SummaryRow]) -> str:
+    """Return the summary as CSV with full precision, one column per field of `SummaryRow`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([field.name for field in fields(SummaryRow)])
+    for row in rows:
+        writer.writerow([_spreadsheet(value) if isinstance(value, str) else value for value in astuple(row)])
+    return stream.getvalue()
+
+
+def _markdown(text: str) -> str:
+    for mark in "\\`*_[]|":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+
+
+def _spreadsheet(text: str) -> str:
+    # A spreadsheet would run a cell that begins like this as a formula.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,0 +1,214 @@
+"""What the page says of each run, in words and short texts, ready for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unmask.ledger import FindingEntry, Run
+from unmask.ledger.queries import attack_table, counts, headline, robust_accuracy
+from unmask.report import curves
+from unmask.report.curves import Histograms, Plot
+from unmask.report.gallery import Gallery, gallery
+from unmask.report.provenance import Provenance, provenance
+from unmask.report.table import SummaryRow
+from unmask.report.words import NONE, clip, duration, first, interval, per_image, percent, points, value
+
+MOST_FINDINGS = 60
+MOST_ATTACKS = 100
+MOST_EVIDENCE = 16
+
+_SERIOUS_FIRST = ("fail", "warn", "ok", "not_applicable")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a run: its share in [0, 1], with the 95% interval where there is one."""
+
+    kind: str
+    label: str
+    share: float
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """One finding; `evidence` as pairs of name and text."""
+
+    check: str
+    status: str
+    summary: str
+    next_step: str
+    cost: str
+    evidence: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class AttackView:
+    """One line of the attack table; `accuracy` in [0, 1] is the cumulative worst case."""
+
+    attack: str
+    role: str
+    restarts: int
+    attempted: str
+    broken: str
+    share_broken: str
+    accuracy: float
+    forwards: str
+    backwards: str
+    seconds: str
+    errors: int
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All that the page shows of one run."""
+
+    summary: SummaryRow
+    anchor: str
+    tone: str
+    reasons: tuple[str, ...]
+    sentence: str
+    context: tuple[str, ...]
+    bars: tuple[Bar, ...]
+    bars_text: str
+    findings: tuple[FindingView, ...]
+    findings_hidden: int
+    attacks: tuple[AttackView, ...]
+    attacks_hidden: int
+    plots: tuple[Plot, ...]
+    histograms: Histograms
+    gallery: Gallery
+    provenance: Provenance
+    counts: dict[str, int]
+
+
+def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
+    """Return what the page shows of one run; raises LedgerError for a damaged file of images."""
+    findings, findings_hidden = first(sorted(run.findings, key=lambda entry: _rank(entry.status)), MOST_FINDINGS)
+    attacks, attacks_hidden = _attacks(run)
+    verdict = run.result.verdict if run.result is not None and not summary.refusal else None
+    return RunView(
+        summary=summary,
+        anchor=anchor,
+        tone=_tone(run) if verdict is not None else "unfinished",
+        reasons=tuple(clip(reason, 400) for reason in verdict.reasons[:12]) if verdict is not None else (),
+        sentence="" if summary.refusal else clip(headline(run), 600),
+        context=_context(run, summary),
+        bars=tuple(_bars(run, summary)),
+        bars_text=_bars_text(run, summary),
+        findings=tuple(map(_finding, findings)),
+        findings_hidden=findings_hidden,
+        attacks=attacks,
+        attacks_hidden=attacks_hidden,
+        plots=(curves.cost_plot(run), curves.eps_plot(run), curves.step_plot(run), curves.restart_plot(run)),
+        histograms=curves.histograms(run),
+        gallery=gallery(run),
+        provenance=provenance(run),
+        counts={str(status).replace("_", " "): count for status, count in counts(run).items()},
+    )
+
+
+def incomparable(runs: Sequence[Run]) -> list[str]:
+    """Return one phrase for each thing in which the runs differ so that their figures are not of one kind."""
+    found = {
+        "threat models": {run.spec.threat.model_dump_json() for run in runs},
+        "images": {run.spec.data.fingerprint for run in runs},
+        "claimed attacks": {run.spec.claim for run in runs},
+        "budgets": {run.spec.budget for run in runs},
+    }
+    return [what for what, kinds in found.items() if len(kinds) > 1]
+
+
+# ------------------------------------------------------------------------------------------------------- head and bars
+
+
+def _rank(status: str) -> int:
+    return _SERIOUS_FIRST.index(status)
+
+
+def _tone(run: Run) -> str:
+    """Return the most serious status of the findings, which colours the verdict; a verdict's label is free text."""
+    return min((finding.status for finding in run.findings), key=_rank, default="not_applicable")
+
+
+def _context(run: Run, summary: SummaryRow) -> tuple[str, ...]:
+    data, found = run.spec.data, counts(run)
+    through = found["broken"] + found["survived"]
+    covered = "all" if through == summary.n else f"{through:,} of {summary.n:,}"
+    return (
+        clip(run.spec.threat),
+        f"{summary.n:,} images of {clip(data.name, 40)} ({clip(data.split, 20)})",
+        f"coverage: {covered} through the whole plan",
+        f"budget {clip(run.spec.budget, 30)}",
+        f"seed {run.spec.seed}",
+    )
+
+
+def _bars(run: Run, summary: SummaryRow) -> list[Bar]:
+    bars = [Bar("clean", "Clean", summary.clean, percent(summary.clean))]
+    if summary.claimed is not None:
+        bars.append(Bar("claimed", "Claimed", summary.claimed, percent(summary.claimed)))
+    if summary.measured is None:
+        bound = robust_accuracy(run)
+        return [*bars, Bar("bound", "Upper bound so far", bound, f"at most {percent(bound)}")]
+    text = percent(summary.measured)
+    return [*bars, Bar("measured", "Measured", summary.measured, text, summary.low, summary.high)]
+
+
+def _bars_text(run: Run, summary: SummaryRow) -> str:
+    parts = [f"Clean accuracy {percent(summary.clean)}"]
+    if summary.claimed is not None:
+        parts.append(f"claimed {percent(summary.claimed)}")
+    if summary.measured is None or summary.low is None or summary.high is None:
+        return ", ".join([*parts, f"upper bound so far {percent(robust_accuracy(run))}"])
+    return ", ".join(
+        [*parts, f"measured {percent(summary.measured)}, 95% interval {interval(summary.low, summary.high)}"]
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- panels
+
+
+def _finding(entry: FindingEntry) -> FindingView:
+    evidence, hidden = first(list(entry.evidence.items()), MOST_EVIDENCE)
+    pairs = [(clip(name, 40).replace("_", " "), value(item)) for name, item in evidence]
+    if hidden:
+        pairs.append(("…", f"{hidden:,} more in the ledger"))
+    passes = entry.forwards + entry.backwards
+    return FindingView(
+        clip(entry.check, 60).replace("_", " "),
+        entry.status,
+        clip(entry.summary, 600),
+        clip(entry.next_step, 600),
+        f"{passes:,} evaluations" if passes else "",
+        tuple(pairs),
+    )
+
+
+def _attacks(run: Run) -> tuple[tuple[AttackView, ...], int]:
+    rows, hidden = first(attack_table(run), MOST_ATTACKS)
+    n = len(run.ids)
+    return tuple(
+        AttackView(
+            clip(row.attack, 60),
+            row.role,
+            row.restarts,
+            f"{row.attempted:,}",
+            f"{row.broken:,}",
+            percent(row.broken / row.attempted) if row.attempted else NONE,
+            row.accuracy_after,
+            per_image(row.forwards, n),
+            per_image(row.backwards, n),
+            duration(row.seconds),
+            row.errors,
+        )
+        for row in rows
+    ), hidden
+
+
+def gap_text(summary: SummaryRow) -> str:
+    """Return what the gap between claim and measurement means, or "" where one of them is missing."""
+    return f"{points(summary.gap)} less than claimed" if summary.gap is not None else ""

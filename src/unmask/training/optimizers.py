@@ -1,0 +1,88 @@
+"""The seeds' optimizers and learning-rate schedules, as plain values that a record can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from unmask.errors import RecipeError, unknown
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimizer's name, learning rate and further settings (torch's words); weight decay acts on kernels only."""
+
+    name: str
+    lr: float
+    settings: Mapping[str, object] = field(default_factory=dict)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise RecipeError(unknown("optimizer", self.name, OPTIMIZERS))
+        if not self.lr > 0:
+            raise RecipeError(f"The learning rate is {self.lr}; expected a positive number.")
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the torch optimizer over the model's trainable parameters."""
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return OPTIMIZERS[self.name](groups, lr=self.lr, **self.settings)  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class ConstantRate:
+    """Keep the learning rate."""
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return what the learning rate is multiplied by after `epoch` (fractional) of `epochs`."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class CosineRate:
+    """Let the learning rate fall to zero along a half cosine."""
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return what the learning rate is multiplied by after `epoch` (fractional) of `epochs`."""
+        return (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
+
+
+@dataclass(frozen=True)
+class StepRate:
+    """Multiply the learning rate by `rate` at each boundary, given as a share of the whole training."""
+
+    boundaries: tuple[float, ...]
+    rate: float = 0.1
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return what the learning rate is multiplied by after `epoch` (fractional) of `epochs`."""
+        return self.rate ** sum(epoch >= boundary * epochs for boundary in self.boundaries)
+
+
+@dataclass(frozen=True)
+class StaircaseRate:
+    """Multiply the learning rate by `rate` after every `every` epochs (Kannan et al.: .94 every two)."""
+
+    rate: float = 0.94
+    every: float = 2.0
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return what the learning rate is multiplied by after `epoch` (fractional) of `epochs`."""
+        return self.rate ** int(epoch // self.every)
+
+
+Schedule = ConstantRate | CosineRate | StepRate | StaircaseRate

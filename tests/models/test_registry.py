@@ -1,0 +1,132 @@
+"""Networks built by name: shapes, reproducible initialisation, errors."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from unmask.errors import ModelError
+from unmask.models import ARCHITECTURES, build
+from unmask.models.initialization import he_normal, initialized
+
+HE = ["lenet", "lenet-half", "digits-cnn", "resnet20-v2"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_maps_images_to_finite_logits(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    assert architecture.name == name
+    assert architecture.summary
+    images = torch.rand(2, *architecture.input_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = build(name, classes=7).eval()(images)
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    assert logits.std() > 0
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_initialisation_leaves_the_global_random_state_alone(name: str) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    build(name)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_initialisation_depends_on_the_generator_alone(name: str) -> None:
+    torch.manual_seed(1)
+    first = build(name, generator=torch.Generator().manual_seed(5)).state_dict()
+    torch.manual_seed(2)
+    again = build(name, generator=torch.Generator().manual_seed(5)).state_dict()
+    other = build(name, generator=torch.Generator().manual_seed(6)).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    drawn = [key for key, value in first.items() if key.endswith("weight") and value.ndim > 1]
+    assert drawn
+    assert all(not torch.equal(first[key], other[key]) for key in drawn)
+
+
+def test_seed_0_is_the_default() -> None:
+    first = build("digits-cnn").state_dict()
+    same = build("digits-cnn", generator=torch.Generator().manual_seed(0)).state_dict()
+    assert all(torch.equal(first[key], same[key]) for key in first)
+
+
+def test_the_generator_moves_on_so_that_two_networks_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = build("digits-cnn", generator=generator), build("digits-cnn", generator=generator)
+    assert not torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("name", HE)
+def test_he_initialisation(name: str) -> None:
+    for layer in build(name).modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.numel() > 4000:
+            fan_in = layer.weight[0].numel()
+            assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+            assert layer.weight.abs().max() > 2.5 * (2 / fan_in) ** 0.5, "the normal is not cut"
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+            assert (layer.bias == 0).all()
+
+
+def test_truncated_normal_of_madrys_network() -> None:
+    for layer in build("lenet-madry").modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert layer.weight.abs().max() <= 0.2
+            assert (layer.bias == 0.1).all()
+    dense = build("lenet-madry").state_dict()["dense.weight"]
+    # A normal cut at two standard deviations keeps .8796 of its standard deviation.
+    assert dense.std().item() == pytest.approx(0.08796, rel=0.01)
+
+
+def test_initialisation_of_the_wide_network() -> None:
+    state = build("wrn-28-10").state_dict()
+    stem, head = state["stem.weight"], state["head.weight"]
+    assert stem.std().item() == pytest.approx((2 / (3 * 3 * 16)) ** 0.5, rel=0.1), "fan_out, not fan_in"
+    assert head.abs().max() <= (3 / 640) ** 0.5
+    assert head.std().item() == pytest.approx((1 / 640) ** 0.5, rel=0.05)
+    assert (state["head.bias"] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["resnet20-v2", "wrn-28-10"])
+def test_batch_norm_starts_as_the_identity_with_tensorflows_constants(name: str) -> None:
+    layers = [layer for layer in build(name).modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(layers) == {"resnet20-v2": 18, "wrn-28-10": 25}[name]
+    for layer in layers:
+        assert layer.eps == 1e-3
+        assert layer.momentum == {"resnet20-v2": 0.001, "wrn-28-10": 0.1}[name]
+        assert (layer.weight == 1).all() and (layer.bias == 0).all()
+        assert (layer.running_mean == 0).all() and (layer.running_var == 1).all()
+
+
+def test_a_layer_without_a_rule_is_refused_rather_than_left_undefined() -> None:
+    with pytest.raises(TypeError, match="LayerNorm"):
+        initialized(lambda: nn.Sequential(nn.LayerNorm(3)), he_normal, torch.Generator())
+
+
+def test_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(ModelError, match=r"no architecture 'lenett'.* Did you mean 'lenet'"):
+        build("lenett")
+
+
+@settings(deadline=None)
+@given(st.one_of(st.integers(max_value=1), st.integers(min_value=100_001), st.floats(), st.booleans(), st.none()))
+def test_a_number_of_classes_that_makes_no_classifier_is_refused(classes: object) -> None:
+    with pytest.raises(ModelError, match="from 2 to 100000"):
+        build("digits-cnn", classes=classes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("lenet", (2, 1, 32, 32), r"\(B, 1, 28, 28\)"),
+        ("lenet", (2, 3, 28, 28), r"\(B, 1, 28, 28\)"),
+        ("digits-cnn", (2, 64), r"\(B, 1, 8, 8\)"),
+        ("resnet20-v2", (2, 1, 32, 32), r"\(B, 3, H, W\)"),
+        ("wrn-28-10", (3, 32, 32), r"\(B, 3, H, W\)"),
+    ],
+)
+def test_images_of_another_shape_are_refused(name: str, shape: tuple[int, ...], expected: str) -> None:
+    with pytest.raises(ModelError, match=expected):
+        build(name)(torch.zeros(shape))
