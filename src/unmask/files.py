@@ -56,6 +56,12 @@ def write_atomic(path: Path, payload: bytes) -> None:
         sync_folder(path.parent)
 
 
+def remove(path: Path) -> None:
+    """Delete a file if it is there; raises OutputError."""
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
 def write_all(descriptor: int, payload: bytes) -> None:
     """Write every byte of the payload to an open file."""
     rest = memoryview(payload)
@@ -70,9 +76,3 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def remove(path: Path) -> None:
-    """Delete a file if it is there; raises OutputError."""
-    with writing(path):
-        path.unlink(missing_ok=True)

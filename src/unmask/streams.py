@@ -9,6 +9,8 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from unmask.errors import DataError
+
 CPU = torch.device("cpu")
 
 
@@ -42,10 +44,13 @@ class Streams:
 
     @classmethod
     def of(cls, generator: torch.Generator | Streams, x: Tensor) -> Streams:
-        """Return streams for the images `x` (B, ...): as given, or one per row drawn from one generator."""
+        """Return streams for the images `x` (B, ...): as given, or one per row drawn from one generator.
+
+        Raises DataError unless there is one stream per image.
+        """
         if isinstance(generator, Streams):
             if len(generator) != len(x):
-                raise ValueError(f"{len(generator)} random streams for {len(x)} images: give one stream per image")
+                raise DataError(f"{len(generator)} random streams came for {len(x)} images; give one stream per image.")
             return generator
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
         return cls.derive(base, range(len(x)), device=x.device)

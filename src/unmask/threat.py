@@ -6,9 +6,10 @@ projection, random starts, distance, containment and the steepest step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Literal, cast
 
@@ -28,7 +29,8 @@ class ThreatModel:
     """Perturbations of at most `eps` in `norm`, with pixels in [`low`, `high`].
 
     eps is in pixel units of images in [0, 1] and kept as an exact fraction; build one by `Linf("8/255")`, `L2(0.5)` or
-    `L1(12)`. Raises ThreatError for an eps that is negative, not finite, or (Linf) larger than the pixel range.
+    `L1(12)`. Raises ThreatError for an eps that is negative, not finite, or (Linf) larger than the pixel range, and for
+    pixel bounds that are not finite or leave no room.
     """
 
     norm: Norm
@@ -39,14 +41,14 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ThreatError(unknown("norm", self.norm, NORMS))
-        if not self.low < self.high:
-            raise ThreatError(f"Pixel bounds [{self.low}, {self.high}] are empty: low must be below high.")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ThreatError(f"Pixel bounds [{self.low}, {self.high}]: expected finite numbers, low below high.")
         if self.exact_eps < 0:
             raise ThreatError(f"eps is {self.exact_eps}: a perturbation cannot have a negative size.")
         if self.norm == "linf" and self.eps > self.high - self.low:
             raise ThreatError(
                 f"eps {self.exact_eps} is larger than the pixel range [{self.low:g}, {self.high:g}]. Images are in "
-                f"[0, 1] here, so for 8-bit pixel units write '{self.exact_eps}/255'."
+                f"[0, 1] here, so for 8-bit pixel units write '{self.eps:g}/255'."
             )
 
     @property
@@ -56,8 +58,12 @@ class ThreatModel:
 
     @property
     def tolerance(self) -> float:
-        """How far beyond eps a distance may lie by float32 rounding: 1e-6 for Linf, 1e-6 + 1e-5 eps for L2 and L1."""
-        return 1e-6 if self.norm == "linf" else 1e-6 + 1e-5 * self.eps
+        """How far beyond eps a distance may lie by float32 rounding: 1e-6 for Linf, 1e-6 + 1e-5 eps for L2 and L1.
+
+        Pixels beyond [-1, 1] round more coarsely: the 1e-6 grows with the larger pixel bound.
+        """
+        rounding = 1e-6 * max(1.0, abs(self.low), abs(self.high))
+        return rounding if self.norm == "linf" else rounding + 1e-5 * self.eps
 
     def __str__(self) -> str:
         return f"{TITLES[self.norm]}({_short(self.exact_eps)})"
@@ -87,33 +93,33 @@ class ThreatModel:
 
         Pixels that are not finite are outside.
         """
-        flat = x_adv.flatten(1)
-        in_box = ((flat >= self.low) & (flat <= self.high)).all(1)
-        return in_box & (self.distance(x_adv, x) <= self.eps + self.tolerance)
+        return self._in_box(x_adv) & (self.distance(x_adv, x) <= self.eps + self.tolerance)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return the point of ball and box nearest to x_adv in the Euclidean sense: (B, ...) twice -> (B, ...).
 
-        Exact for all three norms. L2 and L1 solve the optimality conditions of the joint projection by sorting
-        (for L1 as in Croce & Hein 2021, "Mind the box", Proposition 3.1).
+        Exact for all three norms; images that lie in ball and box come back as they are. L2 and L1 solve the optimality
+        conditions of the joint projection by sorting (for L1 as in Croce & Hein 2021, "Mind the box", Proposition 3.1).
         """
         if self.norm == "linf":
             low, high = (x - self.eps).clamp(min=self.low), (x + self.eps).clamp(max=self.high)
             return torch.minimum(torch.maximum(x_adv, low), high)
         project = _project_l2 if self.norm == "l2" else _project_l1
-        return self._moved(x, project((x_adv - x).flatten(1), self._room(x, x_adv - x), self.eps))
+        moved = self._moved(x, project((x_adv - x).flatten(1), self._room(x, x_adv - x), self.eps))
+        inside = self._in_box(x_adv) & (self.distance(x_adv, x) <= self.eps)
+        return torch.where(inside.view(-1, *[1] * (x.dim() - 1)), x_adv, moved)
 
     def uniform(self, x: Tensor, streams: Streams) -> Tensor:
         """Return a uniform random point of the ball around x, projected onto the box (for Linf, clipped)."""
         if self.norm == "linf":
             return self.project(x + self.eps * (2 * streams.uniform(x.shape[1:]).to(x) - 1), x)
-        size = x[0].numel()
+        size = x.shape[1:].numel()
         radius = streams.uniform(()).to(x) ** (1 / size)
         direction = self._on_sphere(x, streams)
         return self.project(x + self.eps * radius.view(-1, *[1] * (x.dim() - 1)) * direction, x)
 
     def corner(self, x: Tensor, streams: Streams) -> Tensor:
-        """Return a random extreme point: Linf and L1, a vertex of ball and box; L2, a point of the sphere, projected."""
+        """Return a random extreme point: a vertex of ball and box; for L2 a point of the sphere, projected."""
         if self.norm == "linf":
             return self.project(x + self.eps * streams.signs(x.shape[1:]).to(x), x)
         if self.norm == "l2":
@@ -132,8 +138,10 @@ class ThreatModel:
         if self.norm == "linf":
             return size * gradient.sign()
         if self.norm == "l2":
-            length = _per_image(torch.linalg.vector_norm, gradient)
-            return size * gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)
+            # By its largest entry first: squares of gradients below 1e-19, as of a confident softmax, would underflow.
+            tiny = torch.finfo(gradient.dtype).tiny
+            scaled = gradient / _per_image(torch.amax, gradient.abs()).clamp(min=tiny)
+            return size * scaled / _per_image(torch.linalg.vector_norm, scaled).clamp(min=tiny)
         room = self._room(x_adv, gradient) * (gradient.flatten(1) != 0)
         return _fill(gradient.abs().flatten(1), room, size.flatten(1)).view_as(x_adv) * gradient.sign()
 
@@ -146,14 +154,21 @@ class ThreatModel:
         total = _per_image(lambda flat, dim: flat.sum(dim), exponential)
         return streams.signs(x.shape[1:]).to(x) * exponential / total
 
+    def _in_box(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return ((flat >= self.low) & (flat <= self.high)).all(1)
+
     def _room(self, x: Tensor, direction: Tensor) -> Tensor:
         """Return how far every pixel can move in its direction before it leaves the box: (B, D), never negative."""
         room = torch.where(direction > 0, self.high - x, x - self.low)
         return room.clamp(min=0).flatten(1)
 
     def _moved(self, x: Tensor, move: Tensor, signs: Tensor | None = None) -> Tensor:
+        """Return x + move in the box, rounded towards x: rounding many pixels outwards would leave an L1 ball."""
         move = move.view_as(x) if signs is None else move.view_as(x) * signs
-        return (x + move).clamp(self.low, self.high)
+        moved = x + move
+        outwards = (moved.double() - x.double()).abs() > move.double().abs()
+        return torch.where(outwards, moved.nextafter(x), moved).clamp(self.low, self.high)
 
 
 def Linf(eps: float | str | Fraction, low: float = 0.0, high: float = 1.0) -> ThreatModel:
@@ -183,11 +198,19 @@ def parse_eps(eps: float | str | Fraction) -> Fraction:
 
     Raises ThreatError for anything that is not one finite number.
     """
+    numerator, slash, denominator = str(eps).partition("/")
     try:
-        numerator, _, denominator = str(eps).partition("/")
-        return Fraction(numerator.strip()) / Fraction(denominator.strip() or 1)
-    except (ValueError, ZeroDivisionError):
+        return _number(numerator) / (_number(denominator) if slash else 1)
+    except (ValueError, InvalidOperation, ZeroDivisionError):
         raise ThreatError(f"eps is {eps!r}: write a number such as 0.3, or a fraction such as '8/255'.") from None
+
+
+def _number(text: str) -> Fraction:
+    value = Decimal(text.strip())
+    # No float holds more digits of exponent, and as a fraction 1e999999999 would fill the memory.
+    if not value.is_finite() or abs(value.adjusted()) > 300:
+        raise ValueError(text)
+    return Fraction(value)
 
 
 def _short(eps: Fraction) -> str:

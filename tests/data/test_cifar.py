@@ -1,6 +1,7 @@
 import hashlib
 import pickle
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,17 +19,17 @@ FAMILIES = {
 }
 
 
-class _OldType:
-    """Pickles as the official files do: their numpy types were written by Python 2, with 0 and 1 for False and True."""
+class _OldSpelling:
+    """Warns while it is unpickled, as numpy 2.4.0 to 2.4.4 do when they read the official files."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return np.dtype, ("u1", 0, 1)
+        return warnings.warn, ("dtype(): align should be a boolean", np.exceptions.VisibleDeprecationWarning)
 
 
 def batch(count: int, key: str, seed: int) -> dict[str, object]:
     random = np.random.default_rng(seed)
     data = random.integers(0, 256, (count, 3072), dtype=np.uint8)
-    return {"data": data, key: random.integers(0, 10, count).tolist(), "type": _OldType()}
+    return {"data": data, key: random.integers(0, 10, count).tolist(), "spelling": _OldSpelling()}
 
 
 def md5(path: Path) -> str:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from unmask.data import load_data
+from unmask.data import image_folder, load_data
 from unmask.errors import DataError
 
 
@@ -110,3 +110,8 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=r"not a folder of images.*cat"):
         load_data(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent cannot be read.*Give an existing folder"):
+        image_folder.load(tmp_path / "absent", "test")

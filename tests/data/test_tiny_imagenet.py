@@ -208,7 +208,7 @@ def test_prepared_files_can_be_read_by_everybody(tmp_path: Path, zip_path: Path)
 
 def test_absent_files_are_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"Tiny ImageNet \(train\) was not found.*prepare it once.*UNMASK_DATA"
+        DataError, match=r"Tiny ImageNet \(train\) was not found.*unmask data prepare tiny-imagenet.*UNMASK_DATA"
     ) as caught:
         load_data("tiny-imagenet", "train", data_dir=tmp_path, download=True)
     assert str(tmp_path / "tiny-imagenet" / "train.safetensors") in str(caught.value)

@@ -77,6 +77,13 @@ def test_accuracy_by_restart_and_by_step(ledger, scenario):
             query(run, "pgd-4")
 
 
+def test_breaks_without_a_step_count_at_the_last_one(make_scenario):
+    scenario = make_scenario(breaks={101: (1, 2), 102: (1, None), 103: (2, 44), 104: (2, None)})
+    with scenario.play(scenario.open(None)) as ledger:
+        by_step = accuracy_by_step(ledger.run(), "pgd-40")
+    assert by_step.tolist() == [1.0] * 2 + [0.9] * 42 + [0.6]
+
+
 def test_the_headline_says_it_all(ledger, scenario):
     assert headline(scenario.play(ledger).run()) == (
         "Claimed 60.0% (pgd-40), measured at most 20.0% [5.7, 51.0] under Linf(0.3): broken mostly by apgd, "

@@ -388,16 +388,19 @@ def test_the_same_process_can_go_on_once_there_is_space(tmp_path, scenario, monk
         assert again.events() == live == memory.events()
 
 
-def test_a_sync_that_fails_is_no_commit(tmp_path, scenario, monkeypatch):
+@pytest.mark.parametrize("passed", [0, 1, 2])  # fails on the images, on their folder, on the lines
+def test_a_sync_that_fails_is_no_commit(tmp_path, scenario, monkeypatch, passed):
     with scenario.play(scenario.open(tmp_path / "run"), rounds=2) as ledger:
-        before = ledger.events()
-        monkeypatch.setattr(os, "fsync", no_space)
-        with pytest.raises(OutputError):
-            scenario.commit(ledger, 2, [103, 104])
-        with pytest.raises(OutputError):
-            ledger.write_findings([FINDING])
-        monkeypatch.undo()
+        before, sync, calls = ledger.events(), os.fsync, []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda fd: calls.append(fd) or (sync if len(calls) <= passed else no_space)(fd))
+            with pytest.raises(OutputError):
+                scenario.commit(ledger, 2, [103, 104])
+            with pytest.raises(OutputError):
+                ledger.write_findings([FINDING])
+        assert len(calls) == passed + 2
         assert ledger.findings() == []
+        assert ledger.events() == before
     with scenario.open(tmp_path / "run") as again:
         assert again.events() == before
         assert again.findings() == []

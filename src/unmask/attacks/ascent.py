@@ -9,7 +9,8 @@ from unmask.attacks.gradient import Estimator, exact
 from unmask.attacks.problem import AttackResult, Problem, input_gradient
 from unmask.attacks.start import Start
 from unmask.attacks.stepper import Clock, Stepper
-from unmask.contract import check_labels
+from unmask.contract import eval_mode
+from unmask.errors import AuditError
 from unmask.losses import margin, predictions
 
 
@@ -49,11 +50,18 @@ def ascend(
     """Climb the problem's loss for `steps` steps and return the best iterate of every example.
 
     An example that is broken leaves the batch at once. Costs one forward per iterate (steps + 1 of them) and one
-    backward per step, plus what `start` and `gradient` add; both are counted per example.
+    backward per step, plus what `start` and `gradient` add; both are counted per example. A module is attacked in eval
+    mode and given back as it was. Raises AuditError for a negative number of steps.
     """
+    if steps < 0:
+        raise AuditError(f"steps is {steps}; expected 0 (judge the start alone) or more.")
     if not len(problem.x):
         return _Best(problem, 0, 0).result()
-    estimator = gradient or exact()
+    with eval_mode(problem.model):
+        return _ascend(problem, start, stepper, steps, gradient or exact())
+
+
+def _ascend(problem: Problem, start: Start, stepper: Stepper, steps: int, estimator: Estimator) -> AttackResult:
     x_adv, forwards, backwards = start(problem)
     best = _Best(problem, forwards, backwards)
     rows = torch.arange(len(problem.x), device=problem.x.device)
@@ -61,8 +69,6 @@ def ascend(
     for step in range(steps + 1):
         graph = estimator.needs_graph and step < steps
         x_adv, logits, values = problem.forward(x_adv, graph=graph)
-        if step == 0:
-            check_labels(problem.y, len(rows), logits.shape[1])
         kept = ~best.record(rows, x_adv.detach(), logits.detach(), values.detach(), problem.y)
         if step == steps or not kept.any():
             break
@@ -79,7 +85,8 @@ def ascend(
 def climb(problem: Problem, *, start: Start, stepper: Stepper, steps: int) -> Tensor:
     """Climb the problem's loss for exactly `steps` steps with every example and return the last iterate (B, ...).
 
-    This is the inner loop of adversarial training (Madry et al. 2017): nothing is dropped, judged or evaluated at the end.
+    This is the inner loop of adversarial training (Madry et al. 2017): nothing is dropped, judged or evaluated at the
+    end.
     """
     x_adv = start(problem).x_adv
     state = stepper.init(problem, x_adv)

@@ -33,5 +33,5 @@ def bim(
     called alike. Raises DataError or ModelError for unusable inputs or outputs.
     """
     problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target)
-    stepper = fixed(threat.eps / steps if step_size is None else step_size)
+    stepper = fixed(threat.eps / max(steps, 1) if step_size is None else step_size)
     return ascend(problem, start=clean(), stepper=stepper, steps=steps)

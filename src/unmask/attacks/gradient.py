@@ -64,7 +64,8 @@ def smoothed(sigma: float, samples: int = 1) -> Estimator:
 def spsa(delta: float = 0.01, samples: int = 128) -> Estimator:
     """Return a gradient from loss values alone, by simultaneous perturbation (Spall 1992; Uesato et al. 2018).
 
-    Each of the `samples` draws a sign vector v and adds (f(x + delta v) - f(x - delta v)) / (2 delta) * v; two forwards.
+    Each of the `samples` draws a sign vector v and adds (f(x + delta v) - f(x - delta v)) / (2 delta) * v; two
+    forwards.
     """
 
     @torch.no_grad()

@@ -34,5 +34,5 @@ def mi_fgsm(
     called alike. Raises DataError or ModelError for unusable inputs or outputs.
     """
     problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target)
-    stepper = fixed(threat.eps / steps if step_size is None else step_size, accumulate=decay)
+    stepper = fixed(threat.eps / max(steps, 1) if step_size is None else step_size, accumulate=decay)
     return ascend(problem, start=clean(), stepper=stepper, steps=steps)

@@ -17,7 +17,7 @@ from unmask.threat import ThreatModel
 
 def usual_step_size(threat: ThreatModel, steps: int) -> float:
     """Return 4 eps / (3 steps), in pixels: the 0.01 of 40 steps at eps 0.3 that the MNIST literature uses."""
-    return 4 * threat.eps / (3 * steps)
+    return 4 * threat.eps / (3 * max(steps, 1))
 
 
 def pgd(
@@ -36,9 +36,9 @@ def pgd(
 ) -> AttackResult:
     """Attack images x (B, C, H, W) with labels y (B,) by projected gradient ascent (Madry et al. 2018).
 
-    `step_size` is in pixels, by default 4 eps / (3 steps); starts are uniform in the ball unless `start` says otherwise.
-    Unlike most implementations it returns the best iterate, not the last, and stops an example once it is broken.
-    Raises DataError or ModelError for unusable inputs or outputs.
+    `step_size` is in pixels, by default 4 eps / (3 steps); starts are uniform in the ball unless `start` says
+    otherwise. Unlike most implementations it returns the best iterate, not the last, and stops an example once it is
+    broken. Raises DataError or ModelError for unusable inputs or outputs.
     """
     problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target)
     stepper = fixed(usual_step_size(threat, steps) if step_size is None else step_size)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unmask.contract import Model, check_images, check_labels, logits_of
+from unmask.errors import AuditError, DataError
 from unmask.losses import Loss, cross_entropy
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
@@ -53,11 +54,14 @@ class Problem:
         return logits_of(self.model, x_adv)
 
     def value(self, logits: Tensor) -> Tensor:
-        """Return the ascended loss per example (B,)."""
+        """Return the ascended loss per example (B,). Raises DataError for classes that the model does not have."""
+        check_labels(self.y, len(logits), logits.shape[1])
+        if self.target is not None:
+            check_labels(self.target, len(logits), logits.shape[1], name="Targets")
         return self.loss(logits, self.y, self.target)
 
     def forward(self, x_adv: Tensor, *, graph: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (x_adv, logits, loss values); with `graph`, x_adv is a leaf that the values can be differentiated by."""
+        """Return (x_adv, logits, loss values); with `graph`, the values can be differentiated by x_adv."""
         with torch.set_grad_enabled(graph):
             x_adv = x_adv.detach().requires_grad_(graph)
             logits = self.logits(x_adv)
@@ -81,13 +85,18 @@ def pose(
     check_images(x, threat.low, threat.high)
     check_labels(y, len(x))
     if target is not None:
-        check_labels(target, len(x))
+        check_labels(target, len(x), name="Targets")
+        if bool((target == y).any()):
+            raise DataError(
+                f"The target is the label itself for {int((target == y).sum())} of {len(x)} images; expected a wrong "
+                "class for each (see unmask.attacks.targets)."
+            )
     streams = Streams.of(torch.Generator().manual_seed(0) if generator is None else generator, x)
     return Problem(model, x.detach(), y, threat, loss, streams, target)
 
 
 def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:
-    """Return d(sum of values)/dx_adv, finite; zero where the model gives no gradient. No parameter gradient is computed."""
+    """Return d(sum of values)/dx_adv, finite; zero where the model gives none. Parameters get no gradient."""
     if not values.requires_grad:
         return torch.zeros_like(x_adv)
     (gradient,) = torch.autograd.grad(values.sum(), x_adv, allow_unused=True)
@@ -97,8 +106,11 @@ def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:
 def restarted(attack: Callable[[Problem], AttackResult], problem: Problem, restarts: int) -> AttackResult:
     """Run the attack up to `restarts` times, each time only on the examples that survived, with fresh streams.
 
-    Returns per example the best x_adv over all runs, summed costs, and the traces one below the other.
+    Returns per example the best x_adv over all runs, summed costs, and the traces one below the other. Raises AuditError
+    for fewer than one restart.
     """
+    if restarts < 1:
+        raise AuditError(f"restarts is {restarts}; expected 1 (a single run) or more.")
     result = attack(replace(problem, streams=problem.streams.child("restart", 0)))
     for restart in range(1, restarts):
         rows = (~result.broken).nonzero().flatten()

@@ -34,7 +34,8 @@ def spsa(
     """Attack x (B, C, H, W), y (B,) without gradients: margin loss, SPSA estimates, Adam steps (Uesato et al. 2018).
 
     Each step draws `samples` sign vectors of size `delta` (pixels) and costs 2 * samples + 1 forwards; no backwards.
-    The defaults are those of Mosbach et al.'s evaluation. Raises DataError or ModelError for unusable inputs or outputs.
+    The defaults are those of Mosbach et al.'s evaluation. Raises DataError or ModelError for unusable inputs or
+    outputs.
     """
     problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target)
     stepper, gradient = adam(step_size), spsa_gradient(delta, samples)

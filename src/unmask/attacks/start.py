@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from unmask.attacks.problem import Problem, input_gradient
+from unmask.errors import DataError
 
 
 class Started(NamedTuple):
@@ -49,8 +50,17 @@ def random_step(share: float) -> Start:
 
 
 def at(x_adv: Tensor) -> Start:
-    """Start at given points (B, ...), projected onto ball and box."""
-    return lambda problem: Started(problem.threat.project(x_adv, problem.x))
+    """Start at given points (B, ...), projected onto ball and box. For a single run: restarts would repeat it."""
+
+    def start(problem: Problem) -> Started:
+        if x_adv.shape != problem.x.shape:
+            raise DataError(
+                f"Start points came in shape {tuple(x_adv.shape)} for images of shape {tuple(problem.x.shape)}; give one "
+                "point per image, and no restarts: they attack the survivors alone, and would begin where the first did."
+            )
+        return Started(problem.threat.project(x_adv, problem.x))
+
+    return start
 
 
 def output_diversified(steps: int = 2, step_share: float = 1.0) -> Start:

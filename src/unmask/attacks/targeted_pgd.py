@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -9,14 +10,28 @@ import torch
 from torch import Tensor
 
 from unmask.attacks.pgd import pgd
-from unmask.attacks.problem import AttackResult, pose
+from unmask.attacks.problem import AttackResult, Problem, pose
 from unmask.attacks.targets import least_likely_target, likeliest_target, random_target
-from unmask.contract import Model, logits_of
+from unmask.contract import Model, eval_mode
+from unmask.errors import AuditError, unknown
 from unmask.losses import Loss, cross_entropy
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
 TargetChoice = Literal["least_likely", "random", "likeliest"]
+
+
+@torch.no_grad()
+def _random(problem: Problem) -> Tensor:
+    classes = problem.logits(problem.x).shape[1]
+    return random_target(problem.y, classes, problem.streams.child("target"))
+
+
+_TARGETS: dict[str, Callable[[Problem], Tensor]] = {
+    "least_likely": lambda problem: least_likely_target(problem.model, problem.x, problem.y),
+    "random": _random,
+    "likeliest": lambda problem: likeliest_target(problem.model, problem.x, problem.y),
+}
 
 
 def targeted_pgd(
@@ -36,19 +51,25 @@ def targeted_pgd(
 
     The targets cost one forward and are chosen on the clean image: `least_likely` and `random` are the public code's
     pgdll and pgdrnd (Kannan et al. 2018), `likeliest` takes the runner-up. A random target is never the true class.
-    Raises DataError or ModelError for unusable inputs or outputs.
+    Raises DataError or ModelError for unusable inputs or outputs, AuditError for an unknown choice.
     """
+    if choose not in _TARGETS:
+        raise AuditError(unknown("choice of target", choose, _TARGETS))
     problem = pose(model, x, y, threat=threat, generator=generator, loss=loss)
     if not len(x):
         return pgd(model, x, y, threat=threat, generator=problem.streams)
-    if choose == "random":
-        with torch.no_grad():
-            classes = logits_of(model, x[:1]).shape[1]
-        target = random_target(y, classes, problem.streams.child("target"))
-    else:
-        target = (least_likely_target if choose == "least_likely" else likeliest_target)(model, x, y)
+    with eval_mode(model):
+        target = _TARGETS[choose](problem)
     result = pgd(
-        model, x, y, threat=threat, steps=steps, step_size=step_size, restarts=restarts, generator=problem.streams,
-        target=target, loss=loss,
-    )  # fmt: skip
-    return replace(result, forwards=result.forwards + int(choose != "random"))
+        model,
+        x,
+        y,
+        threat=threat,
+        steps=steps,
+        step_size=step_size,
+        restarts=restarts,
+        generator=problem.streams,
+        target=target,
+        loss=loss,
+    )
+    return replace(result, forwards=result.forwards + 1)

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class _CallableRoom(ModuleType):
-    """This room as a function: whoever imports it first, `unmask.audit` is both the room and the call `unmask.audit(...)`."""
+    """The room as a function: whoever imports it first, `unmask.audit` is both a module and a call."""
 
     __call__ = staticmethod(audit)
 

@@ -16,13 +16,14 @@ def tensors_fingerprint(*tensors: Tensor) -> str:
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy() if plain.numel() else b"")
+        if plain.numel():
+            digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 @torch.no_grad()
 def model_fingerprint(model: Model, x: Tensor) -> str:
-    """Return the hash of a module's weights and buffers, or of another callable's answers to 16 images of x, rounded."""
+    """Return the hash of a module's state, or of another callable's answers to 16 images of x, rounded."""
     if isinstance(model, nn.Module) and model.state_dict():
         state = model.state_dict()
         names = hashlib.sha256("\n".join([type(model).__qualname__, *state]).encode()).hexdigest()

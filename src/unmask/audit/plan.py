@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -46,9 +46,12 @@ def claim_attack(name: str, threat: ThreatModel) -> PlannedAttack:
     """
     if name == "fgsm":
         return PlannedAttack(
-            name, lambda m, x, y, t, s, r: fgsm(m, x, y, threat=t, generator=s), role="claim", settings={"steps": 1},
+            name,
+            lambda m, x, y, t, s, r: fgsm(m, x, y, threat=t, generator=s),
+            role="claim",
+            settings={"steps": 1},
             description="one step of eps on the cross-entropy, from the clean image",
-        )  # fmt: skip
+        )
     match = re.fullmatch(r"pgd-([1-9]\d{0,5})", name)
     if match is None:
         raise AuditError(unknown("claim", name, ["pgd-40", "pgd-20", "pgd-10", "fgsm"]) + " Any pgd-N will do.")
@@ -75,9 +78,12 @@ def _margin(steps: int) -> PlannedAttack:
         return cosine_pgd(model, x, y, threat=threat, steps=steps, generator=streams)
 
     return PlannedAttack(
-        "margin", run, 1, settings={"loss": "margin", "steps": steps, "step_share": 2.0, "momentum": 0.75},
+        "margin",
+        run,
+        1,
+        settings={"loss": "margin", "steps": steps, "step_share": 2.0, "momentum": 0.75},
         description=f"margin loss, {steps} steps that shrink from 2 eps, momentum, from a random corner",
-    )  # fmt: skip
+    )
 
 
 def _scale_invariant(steps: int) -> PlannedAttack:
@@ -85,23 +91,42 @@ def _scale_invariant(steps: int) -> PlannedAttack:
         return cosine_pgd(model, x, y, threat=threat, steps=steps, loss=scale_invariant, generator=streams)
 
     return PlannedAttack(
-        "scale-invariant", run, 1, settings={"loss": "scale_invariant", "steps": steps, "step_share": 2.0, "momentum": 0.75},
+        "scale-invariant",
+        run,
+        1,
+        settings={"loss": "scale_invariant", "steps": steps, "step_share": 2.0, "momentum": 0.75},
         description=f"cross-entropy of rescaled logits, {steps} steps that shrink from 2 eps, momentum",
-    )  # fmt: skip
+    )
 
 
 def _smoothed(steps: int, restarts: int) -> PlannedAttack:
     def run(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams, restart: int) -> AttackResult:
         return cosine_pgd(
-            model, x, y, threat=threat, steps=steps, step_share=1.0, momentum=None, smoothing=_pixel_scale(threat, x),
-            start=output_diversified(), generator=streams,
-        )  # fmt: skip
+            model,
+            x,
+            y,
+            threat=threat,
+            steps=steps,
+            step_share=1.0,
+            momentum=None,
+            smoothing=_pixel_scale(threat, x),
+            start=output_diversified(),
+            generator=streams,
+        )
 
     return PlannedAttack(
-        "smoothed", run, restarts,
-        settings={"loss": "margin", "steps": steps, "step_share": 1.0, "smoothing": "eps", "start": "output_diversified"},
+        "smoothed",
+        run,
+        restarts,
+        settings={
+            "loss": "margin",
+            "steps": steps,
+            "step_share": 1.0,
+            "smoothing": "eps",
+            "start": "output_diversified",
+        },
         description=f"margin loss along gradients averaged over noise, {steps} shrinking steps, diversified starts",
-    )  # fmt: skip
+    )
 
 
 def _diversified(steps: int, restarts: int) -> PlannedAttack:
@@ -109,10 +134,12 @@ def _diversified(steps: int, restarts: int) -> PlannedAttack:
         return cosine_pgd(model, x, y, threat=threat, steps=steps, start=output_diversified(), generator=streams)
 
     return PlannedAttack(
-        "diversified", run, restarts,
+        "diversified",
+        run,
+        restarts,
         settings={"loss": "margin", "steps": steps, "step_share": 2.0, "momentum": 0.75, "start": "output_diversified"},
         description=f"margin loss, {steps} steps that shrink from 2 eps, starts that differ in the output",
-    )  # fmt: skip
+    )
 
 
 def _targeted(steps: int, targets: int) -> PlannedAttack:
@@ -122,10 +149,18 @@ def _targeted(steps: int, targets: int) -> PlannedAttack:
         return replace(result, forwards=result.forwards + 1)
 
     return PlannedAttack(
-        "targeted", run, targets,
-        settings={"loss": "margin", "steps": steps, "step_share": 2.0, "momentum": 0.75, "target": "likeliest, by restart"},
+        "targeted",
+        run,
+        targets,
+        settings={
+            "loss": "margin",
+            "steps": steps,
+            "step_share": 2.0,
+            "momentum": 0.75,
+            "target": "likeliest, by restart",
+        },
         description=f"margin against one wrong class per restart, likeliest first, {steps} shrinking steps",
-    )  # fmt: skip
+    )
 
 
 def _spsa(steps: int, samples: int) -> PlannedAttack:
@@ -134,9 +169,12 @@ def _spsa(steps: int, samples: int) -> PlannedAttack:
         return spsa(model, x, y, threat=threat, steps=steps, step_size=step_size, samples=samples, generator=streams)
 
     return PlannedAttack(
-        "spsa", run, 1, settings={"loss": "margin", "steps": steps, "samples": samples},
+        "spsa",
+        run,
+        1,
+        settings={"loss": "margin", "steps": steps, "samples": samples},
         description=f"no gradients: {steps} Adam steps along estimates from {2 * samples} queries each",
-    )  # fmt: skip
+    )
 
 
 BUDGETS: dict[str, tuple[Callable[[int], PlannedAttack], ...]] = {
@@ -166,18 +204,26 @@ BUDGETS: dict[str, tuple[Callable[[int], PlannedAttack], ...]] = {
 }
 
 
-def make_plan(budget: str, threat: ThreatModel, classes: int, claim: str | None) -> tuple[PlannedAttack, ...]:
-    """Return the attacks of a budget ("quick", "standard", "exhaustive") for K classes, after the claim's attack if any.
+def make_plan(
+    budget: str | Sequence[PlannedAttack], threat: ThreatModel, classes: int, claim: str | None
+) -> tuple[PlannedAttack, ...]:
+    """Return the claim's attack, if any, and those of a budget (by name, or attacks of your own) for K classes.
 
-    Raises AuditError for an unknown budget or claim.
+    Raises AuditError for an unknown budget or claim, and for two attacks of one name.
     """
-    if budget not in BUDGETS:
+    if isinstance(budget, str) and budget not in BUDGETS:
         raise AuditError(unknown("budget", budget, BUDGETS))
     claimed = () if claim is None else (claim_attack(claim, threat),)
-    return claimed + tuple(make(classes) for make in BUDGETS[budget])
+    plan = (*claimed, *((make(classes) for make in BUDGETS[budget]) if isinstance(budget, str) else budget))
+    names = [attack.name for attack in plan]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or "clean" in names:
+        raise AuditError(f"Two attacks of the plan are called '{twice or 'clean'}'; give each a name of its own.")
+    return plan
 
 
 def _pixel_scale(threat: ThreatModel, x: Tensor) -> float:
     """Return the size of a typical pixel's change when the whole ball is used, in pixels."""
     pixels = x[0].numel()
-    return threat.eps / {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[threat.norm]
+    exponent = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[threat.norm]
+    return threat.eps / float(pixels**exponent)

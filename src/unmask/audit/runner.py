@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ from unmask.contract import Model, check_images, check_labels, check_not_probabi
 from unmask.diagnostics import Finding, claim_gap, determinism, eps_curve, gradients, restart_losses
 from unmask.environment import code_version, hardware, packages
 from unmask.errors import AuditError, DataError, UnmaskError
-from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Run, Spec, queries
-from unmask.ledger.schema import EventStatus, Round
+from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Round, Run, Spec, queries
 from unmask.losses import cross_entropy, margin, predictions
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
@@ -60,9 +58,10 @@ class AuditProgress:
 class AuditResult:
     """What an audit measured on N images; accuracies are shares in [0, 1].
 
-    survived (N,) bool; x_adv (N, C, H, W) the best found per image (the image itself where it is misclassified as it is);
-    forwards, backwards: example passes spent in all, checks included. `claimed_accuracy` is None without a claim, `headline`
-    None while an image ended in an error (then `errors` says what happened, by id). `run` is the record, for queries and reports.
+    survived (N,) bool; x_adv (N, C, H, W) the best found per image (the image itself where it is misclassified as it
+    is); forwards, backwards: example passes spent in all, checks included. `claimed_accuracy` is None without a
+    claim, `headline` None while an image ended in an error (then `errors` says what happened, by id). `run` is the
+    record, for queries and reports.
     """
 
     clean_accuracy: float
@@ -98,13 +97,14 @@ def audit(
 ) -> AuditResult:
     """Say how robust `model` really is on images x (B, C, H, W) float in [0, 1] with labels y (B,) int64.
 
-    `model` maps images to logits (B, K). `budget` is "quick", "standard", "exhaustive" or attacks of your own. `claim` is the
-    usual attack whose figure is the claim ("pgd-40", "fgsm", None to leave it out). With a `run_dir` everything is kept there,
-    and the same call goes on where a killed one stopped. `ids` (B,) name the examples; random draws depend on (seed, id,
-    attack, restart) alone. A module is audited in eval mode and given back as it was.
+    `model` maps images to logits (B, K). `budget` is "quick", "standard", "exhaustive" or attacks of your own.
+    `claim` is the usual attack whose figure is the claim ("pgd-40", "fgsm", None to leave it out). With a `run_dir`
+    everything is kept there, and the same call goes on where a killed one stopped. `ids` (B,) name the examples;
+    random draws depend on (seed, id, attack, restart) alone. A module is audited in eval mode and given back as it
+    was.
 
-    Raises DataError for unusable images or labels, ModelError for outputs that are not finite logits, AuditError for an unknown
-    budget or claim, LedgerError if `run_dir` belongs to another run, OutputError if it cannot be written.
+    Raises DataError for unusable images or labels, ModelError for outputs that are not finite logits, AuditError for
+    an unknown budget or claim, LedgerError if `run_dir` belongs to another run, OutputError if it cannot be written.
     """
     check_images(x, threat.low, threat.high)
     check_labels(y, len(x))
@@ -119,7 +119,7 @@ def audit(
         )
     with _eval_mode(model) as was_training:
         classes = _first_look(model, x, y, batch_size)
-        plan = make_plan(budget, threat, classes, claim) if isinstance(budget, str) else tuple(budget)
+        plan = make_plan(budget, threat, classes, claim)
         spec = _spec(model, x, y, ids, threat, plan, budget, seed, batch_size, classes, subject or Subject())
         pixels = x.cpu().numpy()
         with Ledger.open(
@@ -154,8 +154,8 @@ def _first_look(model: Model, x: Tensor, y: Tensor, batch_size: int) -> int:
         raise
     except Exception as error:
         raise AuditError(
-            f"The model cannot be run on images of shape {tuple(x[:batch_size].shape)}: {type(error).__name__}: {error}. Check that model "
-            "and data belong together, and that they are on the same device."
+            f"The model cannot be run on images of shape {tuple(x[:batch_size].shape)}: {type(error).__name__}: "
+            f"{error}. Check that model and data belong together, and that they are on the same device."
         ) from error
     check_not_probabilities(logits)
     check_labels(y, len(x), logits.shape[1])
@@ -259,9 +259,16 @@ class _Survey:
                     )
                     self.watch(
                         AuditProgress(
-                            turn.attack, turn.restart, turn.round, len(rounds), done, len(standing), alive / len(self.x), self.evaluations
+                            turn.attack,
+                            turn.restart,
+                            turn.round,
+                            len(rounds),
+                            done,
+                            len(standing),
+                            alive / len(self.x),
+                            self.evaluations,
                         )
-                    )  # fmt: skip
+                    )
 
     def _run_batch(self, turn: Round, rows: Tensor) -> None:
         begun = time.monotonic()
@@ -275,9 +282,14 @@ class _Survey:
         events = [event._replace(seconds=seconds / len(events)) for event in events]
         kept = self._improved(events)
         self.ledger.commit(
-            events, x_adv[kept].numpy(), self.ids[rows][kept].numpy(),
-            round=turn.round, attack=turn.attack, restart=turn.restart, seconds=seconds,
-        )  # fmt: skip
+            events,
+            x_adv[kept].numpy(),
+            self.ids[rows][kept].numpy(),
+            round=turn.round,
+            attack=turn.attack,
+            restart=turn.restart,
+            seconds=seconds,
+        )
         self._note(events)
 
     def _attack_singly(self, turn: Round, rows: Tensor, error: Exception) -> tuple[list[ExampleEvent], Tensor]:
@@ -317,16 +329,31 @@ class _Survey:
     def _predict(self, turn: Round, rows: Tensor, x: Tensor, y: Tensor) -> tuple[list[ExampleEvent], Tensor]:
         logits = logits_of(self.model, x)
         columns = zip(
-            self.ids[rows].tolist(), predictions(logits).tolist(), y.tolist(), margin(logits, y).tolist(),
-            cross_entropy(logits, y).tolist(), strict=True,
-        )  # fmt: skip
+            self.ids[rows].tolist(),
+            predictions(logits).tolist(),
+            y.tolist(),
+            margin(logits, y).tolist(),
+            cross_entropy(logits, y).tolist(),
+            strict=True,
+        )
         events = [
             ExampleEvent(
-                turn.round, turn.attack, turn.restart, example, "broken" if predicted != label else "survived",
-                gap, loss, predicted, 0.0, 1, 0, 0 if predicted != label else None, 0.0,
+                turn.round,
+                turn.attack,
+                turn.restart,
+                example,
+                "broken" if predicted != label else "survived",
+                gap,
+                loss,
+                predicted,
+                0.0,
+                1,
+                0,
+                0 if predicted != label else None,
+                0.0,
             )
             for example, predicted, label, gap, loss in columns
-        ]  # fmt: skip
+        ]
         return events, x.cpu()
 
     @torch.no_grad()
@@ -350,20 +377,35 @@ class _Survey:
         steps = (~found.trace.isnan()).sum(0).sub(1).clamp(min=0).tolist()
         checked = torch.zeros_like(found.forwards).index_fill(0, claimed, 1)
         columns = zip(
-            self.ids[rows].tolist(), gap.tolist(), predicted.tolist(), (found.forwards + checked).tolist(),
-            found.backwards.tolist(), strict=True,
-        )  # fmt: skip
+            self.ids[rows].tolist(),
+            gap.tolist(),
+            predicted.tolist(),
+            (found.forwards + checked).tolist(),
+            found.backwards.tolist(),
+            strict=True,
+        )
         events = [
             ExampleEvent(
-                turn.round, turn.attack, turn.restart, example, cast(EventStatus, "broken" if broken[i] else "survived"), margin_,
-                loss.get(i), class_, distance[i], forwards, backwards, steps[i] if broken[i] else None, 0.0,
+                turn.round,
+                turn.attack,
+                turn.restart,
+                example,
+                "broken" if broken[i] else "survived",
+                margin_,
+                loss.get(i),
+                class_,
+                distance[i],
+                forwards,
+                backwards,
+                steps[i] if broken[i] else None,
+                0.0,
             )
             for i, (example, margin_, class_, forwards, backwards) in enumerate(columns)
-        ]  # fmt: skip
+        ]
         return events, x_adv.cpu()
 
     def _improved(self, events: Sequence[ExampleEvent]) -> Tensor:
-        """Say which images to keep: every break, and survivors that came nearer to one than before (not the clean ones)."""
+        """Say which images to keep: every break, and survivors that came nearer to one than before."""
         kept = [
             event.round > 0
             and event.status != "error"

@@ -26,9 +26,10 @@ def decide(
 ) -> Verdict:
     """Return the verdict. Rules, the first that applies:
 
-    1. inconclusive: some example ended in an error or was not run, the model is randomised, or there are fewer than 20 images;
-    2. masked: the claim looked robust (a quarter of the clean accuracy or more) and the usual attack surely overlooks more than 5
-       points, or gradients are missing or zero on most images;
+    1. inconclusive: some example ended in an error or was not run, the model is randomised, or there are fewer than
+       20 images;
+    2. masked: the claim looked robust (a quarter of the clean accuracy or more) and the usual attack surely overlooks
+       more than 5 points, or gradients are missing or zero on most images;
     3. not robust: less than a quarter of the clean accuracy is left;
     4. inconclusive: a further check failed; 5. robust.
     """
@@ -48,9 +49,7 @@ def decide(
     if measured < KEPT * clean:
         return Verdict(
             "not robust",
-            (
-                f"At most {measured:.1%} of the images stay correct, less than a quarter of the clean accuracy ({clean:.1%}).",
-            ),
+            (f"At most {measured:.1%} of the images stay correct, less than a quarter of the clean {clean:.1%}.",),
         )
     if failed:
         return Verdict("inconclusive", tuple(failed.values()))

@@ -29,16 +29,16 @@ class Replay:
 def verify(run: Run, model: Model, batch_size: int = 256) -> Replay:
     """Predict every recorded break again and check it against ball and box.
 
-    A prediction that is right again with a margin below 1e-5 of the largest logit counts as rounding: other batches and other
-    hardware round differently. Raises LedgerError if `model` is not the audited one.
+    A prediction that is right again with a margin below 1e-5 of the largest logit counts as rounding: other batches
+    and other hardware round differently. Raises LedgerError if `model` is not the audited one.
     """
     ids, labels, images = run.inputs()
     pixels = torch.from_numpy(np.ascontiguousarray(images))
     found = model_fingerprint(model, pixels)
     if found != run.spec.model.fingerprint:
         raise LedgerError(
-            f"The model's fingerprint is {found[:12]}, the run's is {run.spec.model.fingerprint[:12]}: this is not the model "
-            f"that was audited ({run.spec.model.source}). Give the audited one by --model and --weights."
+            f"The model's fingerprint is {found[:12]}, the run's is {run.spec.model.fingerprint[:12]}: this is not "
+            f"the model that was audited ({run.spec.model.source}). Give the audited one by --model and --weights."
         )
     threat = ThreatModel.from_description(run.spec.threat.model_dump())
     place = {int(example): row for row, example in enumerate(ids)}

@@ -52,7 +52,7 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for name, verb in {
+_VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "audit": audit,
@@ -60,7 +60,8 @@ for name, verb in {
     "verify": verify,
     "list": list_names,
     "doctor": doctor,
-}.items():
+}
+for name, verb in _VERBS.items():
     app.command(name)(_guarded(verb))
 data_app.command("prepare")(_guarded(prepare))
 data_app.command("info")(_guarded(info))

@@ -76,9 +76,19 @@ def audit(
     subject = Subject(loaded.name, source, images.name, images.split, images.classes)
     with bar(f"Auditing {loaded.name}") as shown:
         result = run(
-            loaded.model, images.pixels(), images.labels, threat, budget=budget, claim=None if claim == "none" else claim,
-            seed=seed, run_dir=folder, batch_size=batch_size, ids=images.ids, subject=subject, watch=shown.audit,
-        )  # fmt: skip
+            loaded.model,
+            images.pixels(),
+            images.labels,
+            threat,
+            budget=budget,
+            claim=None if claim == "none" else claim,
+            seed=seed,
+            run_dir=folder,
+            batch_size=batch_size,
+            ids=images.ids,
+            subject=subject,
+            watch=shown.audit,
+        )
     if json:
         print_json(_summary(result, folder))
     else:
@@ -86,8 +96,8 @@ def audit(
     if result.errors:
         first, message = next(iter(result.errors.items()))
         raise AuditError(
-            f"{len(result.errors)} images ended in an error, so there is no headline. Image {first}: {message}. Mend the model and "
-            "audit again in a new --run-dir."
+            f"{len(result.errors)} images ended in an error, so there is no headline. Image {first}: {message}. "
+            "Mend the model and audit again in a new --run-dir."
         )
     if fail_under is not None and result.robust_accuracy < fail_under:
         err.print(f"Robust accuracy {share(result.robust_accuracy)} is below {share(fail_under)} (--fail-under).")
@@ -98,12 +108,12 @@ def _threat(loaded: LoadedModel, eps: str | None, norm: str | None) -> ThreatMod
     from unmask.threat import ThreatModel, threat_model
 
     card = (loaded.card or {}).get("threat")
-    if eps is None and card is None:
+    if eps is None and not card:
         raise AuditError(
             "The model has no card that names an eps. Give one: --eps 8/255 (and --norm if it is not linf)."
         )
     if eps is None:
-        threat = ThreatModel.from_description(card)
+        threat = ThreatModel.from_description(card or {})
         return threat if norm is None or norm.lower() == threat.norm else _refuse_norm(norm, threat)
     return threat_model(norm or (card["norm"] if card else "linf"), eps)
 
@@ -166,9 +176,9 @@ def _show(result: AuditResult, folder: Path) -> None:
         [
             (
                 row.attack,
-                row.restarts,
-                row.attempted,
-                row.broken,
+                str(row.restarts),
+                str(row.attempted),
+                str(row.broken),
                 share(row.accuracy_after),
                 f"{row.forwards + row.backwards:,}",
             )

@@ -54,13 +54,18 @@ def info(
     if json:
         print_json(
             {
-                "name": data.name, "split": data.split, "n": len(data), "input_shape": data.input_shape,
-                "classes": dict(zip(data.classes, counts, strict=True)), "fingerprint": data.fingerprint(),
+                "name": data.name,
+                "split": data.split,
+                "n": len(data),
+                "input_shape": data.input_shape,
+                "classes": dict(zip(data.classes, counts, strict=True)),
+                "fingerprint": data.fingerprint(),
             }
-        )  # fmt: skip
+        )
         return
     out.print(
-        f"{data.name} ({data.split}): {len(data):,} images of shape {data.input_shape}, sha256 {data.fingerprint()[:16]}"
+        f"{data.name} ({data.split}): {len(data):,} images of shape {data.input_shape}, "
+        f"sha256 {data.fingerprint()[:16]}"
     )
     print_table(
         "", ["class", "images"], [(label, str(count)) for label, count in zip(data.classes, counts, strict=True)]

@@ -40,9 +40,16 @@ def demo(
         subject = Subject(name, str(run_dir / name), images.name, images.split, images.classes)
         with bar(f"Auditing {name}") as shown:
             results[name] = audit(
-                trained.model, images.pixels(), images.labels, trained.recipe.threat, seed=seed, run_dir=run_dir / f"{name}-audit",
-                ids=images.ids, subject=subject, watch=shown.audit,
-            )  # fmt: skip
+                trained.model,
+                images.pixels(),
+                images.labels,
+                trained.recipe.threat,
+                seed=seed,
+                run_dir=run_dir / f"{name}-audit",
+                ids=images.ids,
+                subject=subject,
+                watch=shown.audit,
+            )
         out.print(f"{name}: {results[name].headline}.", markup=False, soft_wrap=True) if not json else None
     report = write_report([result.run for result in results.values()], run_dir / "report.html")
     rows = [

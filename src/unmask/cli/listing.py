@@ -52,11 +52,16 @@ def _models() -> Listing:
     cards = [zoo_card(name) for name in zoo_names()]
     return ["name", "data", "threat", "clean", "claimed", "measured"], [
         (
-            card["name"], card["data"], f"{card['threat']['norm']} {card['threat']['eps']}",
-            *(f"{100 * card['figures'][key]:.1f}%" for key in ("clean_accuracy", "claimed_accuracy", "robust_accuracy")),
+            card["name"],
+            card["data"],
+            f"{card['threat']['norm']} {card['threat']['eps']}",
+            *(
+                f"{100 * card['figures'][key]:.1f}%"
+                for key in ("clean_accuracy", "claimed_accuracy", "robust_accuracy")
+            ),
         )
         for card in cards
-    ]  # fmt: skip
+    ]
 
 
 def _recipes() -> Listing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,9 @@ def train(
     data_dir: DataDir = None,
     download: Download = False,
     device: Device = "cpu",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log to RUN_DIR/tensorboard too; needs unmask[tensorboard].")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a recipe; the same command resumes an unfinished training.
@@ -33,21 +37,33 @@ def train(
         unmask train mnist-clp --epochs 60 --data-dir data --run-dir runs/clp
     """
     from unmask.cli.progress import bar
+    from unmask.recipes import find_recipe
     from unmask.recipes import train as run
+    from unmask.training import tensorboard_log
 
-    folder = run_dir or Path("runs") / f"{recipe}-s{seed}"
-    with bar(f"Training {recipe}") as shown:
+    find_recipe(recipe)  # before anything is written for an unknown one
+    folder = run_dir or Path("runs") / f"{recipe.replace('/', '-')}-s{seed}"
+    logging = tensorboard_log(folder / "tensorboard") if tensorboard else nullcontext()
+    with bar(f"Training {recipe}") as shown, logging as log:
         trained = run(
-            recipe, seed=seed, epochs=epochs, batch_size=batch_size, run_dir=folder, data_dir=data_dir,
-            download=download, device=device, watch=shown.training,
-        )  # fmt: skip
+            recipe,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            run_dir=folder,
+            data_dir=data_dir,
+            download=download,
+            device=device,
+            watch=shown.training,
+            log=log,
+        )
     if json:
         print_json({**trained.card, "run_dir": folder})
         return
     figures = trained.card["figures"]
     out.print(
-        f"Trained {trained.recipe.name}: {share(figures['clean_accuracy'])} of {figures['test_examples']:,} test images correct "
-        "without attack."
+        f"Trained {trained.recipe.name}: {share(figures['clean_accuracy'])} of {figures['test_examples']:,} test "
+        "images correct without attack."
     )
     out.print(f"Weights and card: {folder}/model.safetensors, model.json", soft_wrap=True)
     out.print(f"Next: unmask audit {folder}", soft_wrap=True)

@@ -70,7 +70,7 @@ def _read(
     from torchvision import datasets
 
     with fetching(family.title, root, download=download), warnings.catch_warnings():
-        # The official pickles describe their numpy types in a way that numpy 2.4 still reads but warns about.
+        # The official pickles spell numpy types in an old way that numpy 2.4.0 to 2.4.4 read but warn about.
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         raw = getattr(datasets, family.torchvision)(str(root), train=split == "train", download=download)
     images = torch.from_numpy(np.ascontiguousarray(raw.data.transpose(0, 3, 1, 2)))

@@ -39,7 +39,7 @@ def _root(path: Path, split: str) -> tuple[Path, str]:
     try:
         splits = [sub.name for sub in path.iterdir() if sub.name in _SPLIT_NAMES and _holds_folders(sub)]
     except OSError as problem:
-        raise DataError(f"{path} cannot be read as a folder of images ({problem}).") from problem
+        raise DataError(f"{path} cannot be read ({problem}). Give an existing folder that you may read.") from problem
     if not splits:
         return path, _WHOLE
     if split not in splits:

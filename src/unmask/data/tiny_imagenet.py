@@ -79,7 +79,7 @@ def load(split: str, data_dir: Path) -> DataSet:
         raise absent(
             f"Tiny ImageNet ({shown})",
             (path,),
-            "prepare it once from the official tiny-imagenet-200.zip with unmask.data.tiny_imagenet.prepare",
+            "run `unmask data prepare tiny-imagenet tiny-imagenet-200.zip` once on the official zip",
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -26,8 +26,13 @@ def eps_curve(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, streams: 
         rows = [i for i, standing in enumerate(alive) if standing]
         if rows:
             result = cosine_pgd(
-                model, x[rows], y[rows], threat=threat.with_eps(size), steps=20, generator=streams.child(size).select(_index(rows))
-            )  # fmt: skip
+                model,
+                x[rows],
+                y[rows],
+                threat=threat.with_eps(size),
+                steps=20,
+                generator=streams.child(size).select(_index(rows)),
+            )
             forwards += int(result.forwards.sum())
             backwards += int(result.backwards.sum())
             for i, broken in zip(rows, result.broken.tolist(), strict=True):

@@ -15,8 +15,8 @@ from unmask.threat import ThreatModel
 def gradients(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams) -> Finding:
     """Count images x (B, C, H, W), y (B,) whose input gradient is missing or exactly zero, on cross-entropy and margin.
 
-    Taken at a random point of the ball. Zero for the margin: the model blocks gradients (Athalye et al. 2018). Zero for the
-    cross-entropy alone: it underflows, and attacks on it stand still (Carlini & Wagner 2017).
+    Taken at a random point of the ball. Zero for the margin: the model blocks gradients (Athalye et al. 2018). Zero
+    for the cross-entropy alone: it underflows, and attacks on it stand still (Carlini & Wagner 2017).
     """
     here = threat.uniform(x, streams)
     shares: dict[str, float] = {}

@@ -33,8 +33,8 @@ def restart_losses(
     """Run PGD from `restarts` starts on each image x (B, C, H, W), y (B,), never stopping early; note the final loss.
 
     At a loss of ln K or more the true class has at most 1/K of the probability, so the image is surely misclassified.
-    Per image: "easily found" (half of the starts or more succeed), "depends on the restart" (a tenth), "many restarts needed"
-    (fewer), "not found" (none).
+    Per image: "easily found" (half of the starts or more succeed), "depends on the restart" (a tenth), "many restarts
+    needed" (fewer), "not found" (none).
     """
     count = len(x)
     each = torch.arange(count).repeat_interleave(restarts)

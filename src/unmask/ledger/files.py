@@ -1,16 +1,15 @@
-"""Files of a run directory: atomic writes, the append-only journal file, the lock."""
+"""Files of a run directory: their names, the append-only journal, the lock."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from unmask.errors import LedgerError, OutputError
+from unmask.errors import LedgerError
+from unmask.files import sync_folder, write_all, writing
 
 SPEC = "spec.json"
 INPUTS = "inputs.safetensors"
@@ -21,71 +20,6 @@ ADVERSARIAL = "adversarial.safetensors"
 FINDINGS = "findings.json"
 RESULT = "result.json"
 LOCK = "run.lock"
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError raised while writing `path` into an OutputError that names it and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            advice = "Free some space and run the same command again: all that was committed before is kept."
-        else:
-            advice = "Give a folder that exists or can be made, with write permission, as --run-dir."
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}. {advice}") from error
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and its parents; raises OutputError where that cannot be done."""
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def partial(path: Path) -> Path:
-    """Return the name under which `path` is written before the rename."""
-    return path.with_name(f".{path.name}.tmp")
-
-
-def write_atomic(path: Path, payload: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut; raises OutputError."""
-    draft = partial(path)
-    with writing(path):
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            try:
-                _write_all(descriptor, payload)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(draft, path)
-        except OSError:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-
-
-def remove(path: Path) -> None:
-    """Delete a file if it is there; raises OutputError."""
-    with writing(path):
-        path.unlink(missing_ok=True)
-
-
-def _write_all(descriptor: int, payload: bytes) -> None:
-    rest = memoryview(payload)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Journal:
@@ -105,7 +39,7 @@ class Journal:
             try:
                 journal._cut()
                 os.fsync(descriptor)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             except OSError:
                 journal.close()
                 raise
@@ -117,7 +51,7 @@ class Journal:
             # An earlier append may have failed, or been interrupted, half-way.
             self._cut()
             try:
-                _write_all(self._descriptor, payload)
+                write_all(self._descriptor, payload)
                 os.fsync(self._descriptor)
             except OSError:
                 with suppress(OSError):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmask.errors import LedgerError
+from unmask.files import draft_of, make_folder, remove, write_atomic, writing
 from unmask.ledger import files
 from unmask.ledger.events import Batch, Columns, columns, encode, encode_table, first_fault, normal
 from unmask.ledger.run import Run, index_shards, read_events, read_findings, read_result, read_spec
@@ -89,8 +90,8 @@ class _Folder:
         lines = encode(rows, batch)
         shard = self._dir / files.SHARDS / shard_name(batch.round, batch.first)
         if len(kept):
-            files.make_folder(shard.parent)
-            files.write_atomic(shard, encode_arrays(ids=kept, x_adv=x_adv))
+            make_folder(shard.parent)
+            write_atomic(shard, encode_arrays(ids=kept, x_adv=x_adv))
         self._journal.append(lines)
         self._index.add(shard, kept.tolist())
 
@@ -107,8 +108,8 @@ class _Folder:
 
     def seal(self, result: ResultEntry, events: Columns) -> None:
         ids, x_adv = self._index.read()
-        files.write_atomic(self._dir / files.EVENTS_TABLE, encode_table(events))
-        files.write_atomic(self._dir / files.ADVERSARIAL, encode_arrays(ids=ids, x_adv=x_adv))
+        write_atomic(self._dir / files.EVENTS_TABLE, encode_table(events))
+        write_atomic(self._dir / files.ADVERSARIAL, encode_arrays(ids=ids, x_adv=x_adv))
         # The marker comes last: before it the shards count, after it the merged file does.
         _write_json(self._dir / files.RESULT, result.model_dump(mode="json"))
         _remove_shards(self._dir, keep=frozenset())
@@ -165,7 +166,7 @@ class Ledger:
 
     @classmethod
     def _open_folder(cls, run_dir: Path, spec: Spec, ids: Ids, labels: Ids, images: Images) -> Self:
-        files.make_folder(run_dir)
+        make_folder(run_dir)
         _refuse_stranger(run_dir)
         lock = files.RunLock.take(run_dir)
         try:
@@ -330,9 +331,9 @@ class Ledger:
 
 
 def _refuse_stranger(run_dir: Path) -> None:
-    with files.writing(run_dir):
+    with writing(run_dir):
         found = {path.name for path in run_dir.iterdir()}
-    own = {files.LOCK, files.partial(run_dir / files.SPEC).name}
+    own = {files.LOCK, draft_of(run_dir / files.SPEC).name}
     if files.SPEC not in found and found - own:
         raise LedgerError(
             f"{run_dir} holds files that are not a ledger ('{min(found - own)}' and {len(found - own) - 1} more). "
@@ -351,14 +352,14 @@ def _claim(run_dir: Path, spec: Spec) -> Spec | None:
     if changed:
         raise LedgerError(f"{run_dir} belongs to another run: {'; '.join(changed)}. Use another --run-dir.")
     for name in (files.INPUTS, files.FINDINGS, files.EVENTS_TABLE, files.ADVERSARIAL, files.RESULT):
-        files.remove(files.partial(run_dir / name))
+        remove(draft_of(run_dir / name))
     return recorded
 
 
 def _write_or_compare_inputs(run_dir: Path, spec: Spec, ids: Ids, labels: Ids, images: Images) -> None:
     path = run_dir / files.INPUTS
     if not path.exists():
-        files.write_atomic(path, encode_inputs(ids, labels, images))
+        write_atomic(path, encode_inputs(ids, labels, images))
     found = read_labels(path, spec)
     for name, given, recorded in zip(("ids", "labels"), (ids, labels), found, strict=True):
         if not np.array_equal(given, recorded):
@@ -386,7 +387,7 @@ def _remove_shards(run_dir: Path, keep: frozenset[str]) -> None:
         return
     for path in folder.iterdir():
         if _SHARD.fullmatch(path.name) and path.name not in keep:
-            files.remove(path)
+            remove(path)
     if not keep:
         with suppress(OSError):  # a stranger's file in it stays, and so does the folder
             folder.rmdir()
@@ -421,7 +422,7 @@ def _short(value: Any) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    files.write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
 # --------------------------------------------------------------------------------------------------- checking arguments

@@ -20,7 +20,7 @@ from unmask.training import (
 
 THREAT = Linf("0.3")
 NOISE = GaussianNoise(0.5)
-ADVERSARY = PgdAdversary(THREAT, steps=10, step_size=0.05)
+ADVERSARY = PgdAdversary(THREAT, steps=7, step_size=0.1)
 
 
 def _mnist(name: str, summary: str, objective: Objective, *, noise: bool = False, epochs: int) -> Recipe:
@@ -63,4 +63,4 @@ def mnist_ls() -> Recipe:
 @recipe
 def mnist_at() -> Recipe:
     """100% PGD adversarial training."""
-    return _mnist("at", "100% PGD adversarial training", adversarial_training(ADVERSARY), epochs=15)
+    return _mnist("at", "100% PGD adversarial training", adversarial_training(ADVERSARY), epochs=12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from unmask.errors import RecipeError, unknown
@@ -23,7 +23,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model's architecture, data, training, and the threat model under which it is audited."""
+    """A model's architecture, data, training, and the threat model under which it is audited.
+
+    `held_out` counts the first images of the official training split that are not trained on.
+    """
 
     name: str
     summary: str
@@ -32,16 +35,23 @@ class Recipe:
     threat: ThreatModel
     training: Training
     claims: tuple[Claim, ...] = ()
+    held_out: int = 0
 
     def describe(self) -> dict[str, object]:
         """Return the recipe as plain values."""
         return {
             "name": self.name,
             "data": self.data,
+            "held_out": self.held_out,
             "architecture": self.architecture,
             "threat": self.threat.describe(),
             "training": self.training.describe(),
         }
+
+
+def published(paper: str, table: str, row: str, values: Mapping[str, float]) -> tuple[Claim, ...]:
+    """Return one Claim per column of a table's row; values in percent, as printed."""
+    return tuple(Claim(paper, table, row, column, round(value / 100, 4)) for column, value in values.items())
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {}

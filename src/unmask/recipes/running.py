@@ -20,17 +20,18 @@ from unmask.errors import CheckpointError
 from unmask.files import make_folder, write_atomic
 from unmask.losses import predictions
 from unmask.models import build, load_model
+from unmask.models.cards import read_card
 from unmask.recipes.recipe import Recipe, find_recipe, override
 from unmask.streams import derive_generator
 from unmask.training import Progress, fit
-from unmask.training.loop import training_fingerprint
+from unmask.training.loop import CHECKPOINTS, training_fingerprint
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model (eval mode, parameters frozen), its recipe, its card, and where it was written (None: nowhere)."""
+    """A trained model (eval mode, frozen parameters), its recipe, its card, and the folder they were written to."""
 
     model: nn.Module
     recipe: Recipe
@@ -55,16 +56,14 @@ def train(
     """Train a recipe (by name or value) and return the model with its card.
 
     `epochs` and `batch_size` replace the recipe's. With a `run_dir`, checkpoints, `log.jsonl`, `model.safetensors` and
-    `model.json` are kept there, and the same call resumes an unfinished training or returns a finished one. `data` gives
-    (train, test) sets in place of the recipe's. Raises RecipeError, DataError, CheckpointError or OutputError.
+    `model.json` are kept there, and the same call resumes an unfinished training or returns a finished one. `data`
+    gives (train, test) sets in place of the recipe's. Raises RecipeError, DataError, CheckpointError or OutputError.
     """
     chosen = override(find_recipe(recipe) if isinstance(recipe, str) else recipe, epochs=epochs, batch_size=batch_size)
     folder = None if run_dir is None else Path(run_dir)
     if folder is not None:
         make_folder(folder)
-    train_set, test_set = data or tuple(
-        load_data(chosen.data, split, data_dir=data_dir, download=download) for split in ("train", "test")
-    )
+    train_set, test_set = data or _load(chosen, data_dir, download)
     train_set, test_set = train_set.to(device), test_set.to(device)
     model = build(chosen.architecture, classes=len(train_set.classes), generator=derive_generator(seed, "weights"))
     model = model.to(device)
@@ -100,14 +99,25 @@ def accuracy(model: nn.Module, data: DataSet, batch_size: int = 1000) -> float:
 def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     """Return the card of a finished training of these very settings, None if there is none, or refuse another's."""
     if not (folder / CARD).is_file():
+        if (folder / WEIGHTS).exists() and not (folder / CHECKPOINTS).is_dir():
+            raise CheckpointError(f"{folder} holds a {WEIGHTS} that no training left there. Use another --run-dir.")
         return None
-    card: dict[str, Any] = json.loads((folder / CARD).read_text())
+    card = read_card(folder / CARD)
     if card.get("fingerprint") != fingerprint:
         raise CheckpointError(
-            f"{folder} holds the finished model '{card.get('name')}', trained with other settings, data or seed. Use another "
-            "--run-dir, or delete it."
+            f"{folder} holds the finished model '{card.get('name')}', trained with other settings, data or seed. Use "
+            "another --run-dir, or delete it."
         )
     return card
+
+
+def _load(recipe: Recipe, data_dir: str | Path | None, download: bool) -> tuple[DataSet, DataSet]:
+    train_set, test_set = (
+        load_data(recipe.data, split, data_dir=data_dir, download=download) for split in ("train", "test")
+    )
+    if recipe.held_out:
+        train_set = train_set.select(torch.arange(recipe.held_out, len(train_set)))
+    return train_set, test_set
 
 
 def _card(
@@ -120,7 +130,10 @@ def _card(
     device: str | torch.device,
 ) -> dict[str, Any]:
     training = recipe.training.describe()
-    command = f"unmask train {recipe.name} --epochs {recipe.training.epochs} --seed {seed}"
+    command = (
+        f"unmask train {recipe.name} --epochs {recipe.training.epochs} --batch-size {recipe.training.batch_size} "
+        f"--seed {seed}"
+    )
     return {
         "name": recipe.name,
         "architecture": recipe.architecture,

@@ -1,4 +1,4 @@
-"""The charts as Vega-Lite specifications, built with Altair; colours are CSS variables, so that they follow the page."""
+"""The charts as Vega-Lite specifications, built with Altair; their colours are CSS variables and follow the page."""
 
 from __future__ import annotations
 
@@ -43,15 +43,20 @@ CONFIG: Spec = {
 
 @cache
 def javascript() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script without imports, as Altair's own release pairs them."""
-    return vl_convert.javascript_bundle(vl_version=alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0])
+    """Return Vega, Vega-Lite and Vega-Embed as one script, of the version that this Altair writes for."""
+    snippet = "window.vegaEmbed = vegaEmbed;"
+    return vl_convert.javascript_bundle(snippet, alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0])
+
+
+def _over(rows: list[Spec]) -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=rows))
 
 
 def line_chart(plot: Plot) -> Spec:
     """Return the Vega-Lite specification of a plot with at least one curve, as wide as the page gives it room."""
     values = [row for curve in plot.curves for row in _rows(curve)]
     names = [curve.name for curve in plot.curves]
-    base = alt.Chart(alt.Data(values=values)).encode(
+    base = _over(values).encode(
         x=alt.X("x:Q", title=plot.x_title, scale=_x_scale(plot), axis=_x_axis(plot)),
         y=alt.Y("accuracy:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)),
         tooltip=_tooltip(many=len(names) > 1),
@@ -110,7 +115,7 @@ def _legend() -> alt.Legend:
 
 def _marks(plot: Plot) -> Iterator[alt.Chart]:
     for mark in plot.marks:
-        data = alt.Chart(alt.Data(values=[{"x": mark.x, "accuracy": mark.accuracy, "text": mark.text}]))
+        data = _over([{"x": mark.x, "accuracy": mark.accuracy, "text": mark.text}])
         if mark.accuracy is None:
             yield data.mark_rule(strokeDash=[3, 3], stroke="var(--muted)").encode(x="x:Q")
             yield data.mark_text(align="left", dx=5, y=8).encode(x="x:Q", text="text:N")
@@ -118,8 +123,8 @@ def _marks(plot: Plot) -> Iterator[alt.Chart]:
             ring = data.mark_point(size=130, stroke="var(--ink)", strokeWidth=1.5, filled=False)
             yield ring.encode(x="x:Q", y="accuracy:Q")
             # Below the point where there is no room above it.
-            shift, align = (18, "right") if mark.accuracy > 0.9 else (-13, "left")
-            yield data.mark_text(align=align, dx=4, dy=shift).encode(x="x:Q", y="accuracy:Q", text="text:N")
+            text = data.mark_text(align="left", dx=4, dy=18 if mark.accuracy > 0.9 else -13)
+            yield text.encode(x="x:Q", y="accuracy:Q", text="text:N")
 
 
 def histogram_chart(panel: Histogram, group: Histograms) -> Spec:
@@ -128,7 +133,7 @@ def histogram_chart(panel: Histogram, group: Histograms) -> Spec:
     values = [{"low": low, "high": high, "share": share} for low, high, share in pairs if share > 0]
     most = max(share for other in group.panels for share in other.shares)
     bars = (
-        alt.Chart(alt.Data(values=values))
+        _over(values)
         .mark_bar(fill="var(--accent)", binSpacing=0.5)
         .encode(
             x=alt.X(
@@ -152,12 +157,12 @@ def histogram_chart(panel: Histogram, group: Histograms) -> Spec:
             ],
         )
     )
-    line = alt.Chart(alt.Data(values=[{"x": group.guarantee}])).mark_rule(stroke="var(--guarantee)", strokeWidth=2)
+    line = _over([{"x": group.guarantee}]).mark_rule(stroke="var(--guarantee)", strokeWidth=2)
     name = f"Losses of image {panel.example}"
     return _finished(alt.layer(bars, line.encode(x="x:Q")), name, height=110)
 
 
-def _finished(chart: alt.LayerChart, description: str, height: int) -> Spec:
+def _finished(chart: alt.LayerChart | alt.FacetChart, description: str, height: int) -> Spec:
     sized = chart.properties(
         width="container",
         height=height,

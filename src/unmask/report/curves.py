@@ -120,7 +120,8 @@ def _claim_mark(run: Run, rounds: Sequence[Round], spent: _Floats, accuracy: _Fl
 
 
 def _per_round(run: Run, column: str) -> _Floats:
-    return np.bincount(run.events["round"], weights=run.events[column], minlength=len(run.spec.rounds()))
+    weights = run.events[column].astype(np.float64)
+    return np.bincount(run.events["round"], weights, len(run.spec.rounds())).astype(np.float64)
 
 
 def _round_name(entry: Round) -> str:

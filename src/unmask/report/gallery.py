@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
@@ -129,9 +130,9 @@ def _card(run: Run, place: int, image: _Pixels, x_adv: _Pixels | None, event: in
     broken = events["status"][event] == "broken"
     facts += [
         ("image", str(example)),
-        ("broken by" if broken else "closest attack", clip(events["attack"][event], 40)),
         ("margin", _signed(float(events["margin"][event]))),
         ("distance", number(float(events["distance"][event]))),
+        ("broken by" if broken else "closest attack", clip(events["attack"][event], 40)),
     ]
     title = f"{true} → {predicted}" if broken else f"{true}, not broken"
     return Card(title, tuple(pictures), tuple(facts))
@@ -149,7 +150,7 @@ def _class_name(run: Run, index: int) -> str:
 
 
 def _signed(margin: float) -> str:
-    return number(margin) if not margin > 0 else f"+{number(margin)}"
+    return f"{margin:+.2g}".replace("-", "−") if math.isfinite(margin) else NONE  # noqa: RUF001 (a minus sign)
 
 
 def _scale_sentence(run: Run) -> str:

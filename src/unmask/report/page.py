@@ -96,8 +96,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=words.percent, points=words.points, number=words.number, first=words.first)
-    environment.globals.update(interval=words.interval, none=words.NONE, most_numbers=MOST_NUMBERS)
+    environment.filters.update(
+        percent=words.percent, bound=words.bound, points=words.points, number=words.number, first=words.first
+    )
+    environment.globals.update(interval=words.interval, dash=words.NONE, most_numbers=MOST_NUMBERS)
     return environment
 
 

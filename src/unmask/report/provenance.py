@@ -10,6 +10,7 @@ from unmask.ledger.queries import cost
 from unmask.report.words import NONE, clip, duration, first, number, value
 
 MOST_ROWS = 60
+WITH_WEIGHTS = " with weights "  # between model and weights in a recorded source
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -58,7 +59,7 @@ def _model(run: Run) -> Pairs:
     parameters = NONE if model.parameters is None else number(model.parameters)
     return (
         ("name", clip(run.spec.name)),
-        ("source", clip(model.source, 200)),
+        ("source", clip(model.source, 200) or "a Python object"),
         ("fingerprint", clip(model.fingerprint, 80)),
         ("parameters", parameters),
     )
@@ -67,7 +68,7 @@ def _model(run: Run) -> Pairs:
 def _data(run: Run) -> Pairs:
     data = run.spec.data
     return (
-        ("data set", f"{clip(data.name)}, {clip(data.split)}"),
+        ("data set", ", ".join(clip(word) for word in (data.name, data.split) if word)),
         ("images", number(data.n)),
         ("shape", " × ".join(str(length) for length in data.input_shape)),  # noqa: RUF001
         ("classes", value(data.classes)),
@@ -96,10 +97,7 @@ def _cost(run: Run) -> Pairs:
     ]
     if run.result is not None:
         total = run.result
-        found += [
-            ("with diagnostics", f"{number(total.forwards)} forwards, {number(total.backwards)} backwards"),
-            ("time in all", duration(total.seconds)),
-        ]
+        found.append(("with checks", f"{number(total.forwards)} forwards, {number(total.backwards)} backwards"))
     return tuple(found)
 
 
@@ -116,10 +114,36 @@ def _planned(entry: PlanEntry) -> Planned:
 
 
 def _commands(run: Run) -> Pairs:
-    if run.path is None:
-        return ()
-    folder = shlex.quote(clip(run.path, 400))
-    return (
-        (f"unmask verify {folder}", "predicts every stored adversarial image anew and checks its distance"),
-        (f"unmask report {folder}", "writes this page again"),
-    )
+    found = []
+    # An audit of Python objects names no split, and its model has no source that a command could load.
+    if run.path is not None:
+        folder = shlex.quote(str(run.path))
+        model = "" if run.spec.data.split else " --model MODULE:FUNCTION"
+        found.append((f"unmask verify {folder}{model}", "predicts every stored break anew and checks its distance"))
+        found.append((f"unmask report {folder}", "writes this page again"))
+    again = _audit_command(run)
+    if again:
+        found.append((again, "repeats the audit from where the weights and images lie; the fingerprints must agree"))
+    return tuple(found)
+
+
+def _audit_command(run: Run) -> str:
+    """Return the command that repeats the audit, or "" where model or images were given as Python objects."""
+    spec = run.spec
+    source, _, weights = spec.model.source.partition(WITH_WEIGHTS)
+    if not spec.data.split:
+        return ""
+    options = {
+        "--weights": weights,
+        "--data": spec.data.name,
+        "--split": spec.data.split,
+        "-n": str(spec.data.n),
+        "--norm": spec.threat.norm,
+        "--eps": spec.threat.eps,
+        "--budget": spec.budget,
+        "--claim": spec.claim or "none",
+        "--seed": str(spec.seed),
+        "--batch-size": str(spec.batch_size),
+    }
+    given = [word for name, text in options.items() if text for word in (name, text)]
+    return clip(shlex.join(["unmask", "audit", source, *given]), 2000)

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from unmask.errors import LedgerError
 from unmask.ledger import Run
 from unmask.ledger.queries import (
+    Status,
     claimed_accuracy,
     clean_accuracy,
     cost,
@@ -18,9 +19,7 @@ from unmask.ledger.queries import (
     robust_accuracy,
     wilson_interval,
 )
-from unmask.report.words import NONE, clip, distinct, interval, percent, points
-
-UNFINISHED = "unfinished"
+from unmask.report.words import NONE, bound, clip, distinct, interval, percent, points
 
 COLUMNS = ("model", "verdict", "clean", "claimed", "measured", "95% interval", "gap", "images", "threat", "evaluations")
 NUMERIC = (2, 3, 4, 5, 6, 7, 9)
@@ -30,8 +29,8 @@ NUMERIC = (2, 3, 4, 5, 6, 7, 9)
 class SummaryRow:
     """What one run says. Accuracies are shares in [0, 1]; `gap` is claimed less measured.
 
-    `refusal` says why there is no headline: then `measured`, `low`, `high` and `gap` are None, for a figure of a run
-    that is unfinished or holds errors would only be an upper bound. `evaluations`: passes per image.
+    `refusal` says why there is no headline (the run is unfinished or holds errors): then `measured`, `low`, `high` and
+    `gap` are None, and `clean` and `claimed` are only upper bounds. `evaluations`: passes per image.
     """
 
     name: str
@@ -69,12 +68,12 @@ def summary_rows(runs: Sequence[Run]) -> list[SummaryRow]:
 
 def _summary(run: Run, name: str) -> SummaryRow:
     n, claimed, why = len(run.ids), claimed_accuracy(run), refusal(run)
-    whole = not why
+    whole, found = not why, counts(run)
     measured = robust_accuracy(run) if whole else None
-    low, high = wilson_interval(counts(run)["survived"], n) if whole else (None, None)
+    low, high = wilson_interval(found["survived"], n) if whole else (None, None)
     return SummaryRow(
         name=name,
-        verdict=clip(run.result.verdict.label) if run.result is not None and whole else UNFINISHED,
+        verdict=clip(run.result.verdict.label) if run.result is not None and whole else _state(found),
         clean=clean_accuracy(run),
         claimed=claimed,
         measured=measured,
@@ -88,14 +87,18 @@ def _summary(run: Run, name: str) -> SummaryRow:
     )
 
 
+def _state(found: dict[Status, int]) -> str:
+    return "errors" if found["error"] and not found["not_run"] else "unfinished"
+
+
 def cells(rows: Sequence[SummaryRow]) -> list[tuple[str, ...]]:
     """Return the rows as text under `COLUMNS`, for a terminal's table; those of `NUMERIC` belong to the right."""
     return [
         (
             row.name,
             row.verdict,
-            percent(row.clean),
-            percent(row.claimed),
+            bound(row.clean) if row.refusal else percent(row.clean),
+            bound(row.claimed) if row.refusal else percent(row.claimed),
             percent(row.measured),
             interval(row.low, row.high) if row.low is not None and row.high is not None else NONE,
             points(row.gap),

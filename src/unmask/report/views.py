@@ -12,13 +12,14 @@ from unmask.report.curves import Histograms, Plot
 from unmask.report.gallery import Gallery, gallery
 from unmask.report.provenance import Provenance, provenance
 from unmask.report.table import SummaryRow
-from unmask.report.words import NONE, clip, duration, first, interval, per_image, percent, points, value
+from unmask.report.words import NONE, bound, clip, duration, first, interval, per_image, percent, value
 
 MOST_FINDINGS = 60
 MOST_ATTACKS = 100
 MOST_EVIDENCE = 16
 
 _SERIOUS_FIRST = ("fail", "warn", "ok", "not_applicable")
+_TONES = {"robust": "ok", "masked": "fail", "not robust": "fail", "inconclusive": "warn"}
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,17 @@ def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
     """Return what the page shows of one run; raises LedgerError for a damaged file of images."""
     findings, findings_hidden = first(sorted(run.findings, key=lambda entry: _rank(entry.status)), MOST_FINDINGS)
     attacks, attacks_hidden = _attacks(run)
+    bars = _bars(run, summary)
     verdict = run.result.verdict if run.result is not None and not summary.refusal else None
     return RunView(
         summary=summary,
         anchor=anchor,
-        tone=_tone(run) if verdict is not None else "unfinished",
+        tone=_TONES.get(verdict.label, "") if verdict is not None else "unfinished",
         reasons=tuple(clip(reason, 400) for reason in verdict.reasons[:12]) if verdict is not None else (),
         sentence="" if summary.refusal else clip(headline(run), 600),
         context=_context(run, summary),
-        bars=tuple(_bars(run, summary)),
-        bars_text=_bars_text(run, summary),
+        bars=tuple(bars),
+        bars_text=_bars_text(bars),
         findings=tuple(map(_finding, findings)),
         findings_hidden=findings_hidden,
         attacks=attacks,
@@ -113,7 +115,7 @@ def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
 
 def incomparable(runs: Sequence[Run]) -> list[str]:
     """Return one phrase for each thing in which the runs differ so that their figures are not of one kind."""
-    found = {
+    found: dict[str, set[str | None]] = {
         "threat models": {run.spec.threat.model_dump_json() for run in runs},
         "images": {run.spec.data.fingerprint for run in runs},
         "claimed attacks": {run.spec.claim for run in runs},
@@ -129,44 +131,37 @@ def _rank(status: str) -> int:
     return _SERIOUS_FIRST.index(status)
 
 
-def _tone(run: Run) -> str:
-    """Return the most serious status of the findings, which colours the verdict; a verdict's label is free text."""
-    return min((finding.status for finding in run.findings), key=_rank, default="not_applicable")
-
-
 def _context(run: Run, summary: SummaryRow) -> tuple[str, ...]:
     data, found = run.spec.data, counts(run)
     through = found["broken"] + found["survived"]
-    covered = "all" if through == summary.n else f"{through:,} of {summary.n:,}"
+    covered = "every one" if through == summary.n else f"{through:,} of them"
     return (
         clip(run.spec.threat),
-        f"{summary.n:,} images of {clip(data.name, 40)} ({clip(data.split, 20)})",
-        f"coverage: {covered} through the whole plan",
+        f"{summary.n:,} images of {clip(data.name, 40)}" + (f" ({clip(data.split, 20)})" if data.split else ""),
+        f"{covered} through the whole plan",
         f"budget {clip(run.spec.budget, 30)}",
         f"seed {run.spec.seed}",
     )
 
 
 def _bars(run: Run, summary: SummaryRow) -> list[Bar]:
-    bars = [Bar("clean", "Clean", summary.clean, percent(summary.clean))]
+    said = bound if summary.refusal else percent
+    bars = [Bar("clean", "Clean", summary.clean, said(summary.clean))]
     if summary.claimed is not None:
-        bars.append(Bar("claimed", "Claimed", summary.claimed, percent(summary.claimed)))
+        bars.append(Bar("claimed", "Claimed", summary.claimed, said(summary.claimed)))
     if summary.measured is None:
-        bound = robust_accuracy(run)
-        return [*bars, Bar("bound", "Upper bound so far", bound, f"at most {percent(bound)}")]
-    text = percent(summary.measured)
-    return [*bars, Bar("measured", "Measured", summary.measured, text, summary.low, summary.high)]
+        share = robust_accuracy(run)
+        return [*bars, Bar("bound", "Measured", share, said(share))]
+    return [*bars, Bar("measured", "Measured", summary.measured, said(summary.measured), summary.low, summary.high)]
 
 
-def _bars_text(run: Run, summary: SummaryRow) -> str:
-    parts = [f"Clean accuracy {percent(summary.clean)}"]
-    if summary.claimed is not None:
-        parts.append(f"claimed {percent(summary.claimed)}")
-    if summary.measured is None or summary.low is None or summary.high is None:
-        return ", ".join([*parts, f"upper bound so far {percent(robust_accuracy(run))}"])
-    return ", ".join(
-        [*parts, f"measured {percent(summary.measured)}, 95% interval {interval(summary.low, summary.high)}"]
-    )
+def _bars_text(bars: Sequence[Bar]) -> str:
+    """Return what the bars show in one sentence, for those who do not see them."""
+    parts = [f"{bar.label.lower()} accuracy {bar.text}" for bar in bars]
+    last = bars[-1]
+    if last.low is not None and last.high is not None:
+        parts.append(f"95% interval {interval(last.low, last.high)}")
+    return ", ".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------------------- panels
@@ -207,8 +202,3 @@ def _attacks(run: Run) -> tuple[tuple[AttackView, ...], int]:
         )
         for row in rows
     ), hidden
-
-
-def gap_text(summary: SummaryRow) -> str:
-    """Return what the gap between claim and measurement means, or "" where one of them is missing."""
-    return f"{points(summary.gap)} less than claimed" if summary.gap is not None else ""

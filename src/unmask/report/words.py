@@ -30,6 +30,11 @@ def percent(share: float | None) -> str:
     return NONE if share is None or not math.isfinite(share) else f"{share:.1%}"
 
 
+def bound(share: float | None) -> str:
+    """Return a share that is only known to be no larger, as percent."""
+    return NONE if share is None or not math.isfinite(share) else f"≤ {share:.1%}"
+
+
 def points(gap: float | None) -> str:
     """Return a difference of two shares as percentage points with one decimal."""
     return NONE if gap is None or not math.isfinite(gap) else f"{100 * gap:.1f} points"

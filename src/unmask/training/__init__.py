@@ -15,6 +15,7 @@ from unmask.training.objectives import (
     plain_alp,
 )
 from unmask.training.optimizers import ConstantRate, CosineRate, Optimizer, StaircaseRate, StepRate
+from unmask.training.tensorboard import tensorboard_log
 
 __all__ = [
     "ConstantRate",
@@ -37,4 +38,5 @@ __all__ = [
     "mixed_minibatch_pgd",
     "plain",
     "plain_alp",
+    "tensorboard_log",
 ]

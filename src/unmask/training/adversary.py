@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from unmask.attacks.start import uniform
 from unmask.attacks.stepper import fixed
 from unmask.attacks.targets import least_likely_target, random_target
 from unmask.contract import logits_of
+from unmask.errors import RecipeError, unknown
 from unmask.losses import cross_entropy
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
@@ -28,8 +29,9 @@ class PgdAdversary:
     """PGD on the cross-entropy from a uniform start; the last iterate is used, as in Madry et al. 2018.
 
     `step_size` is in pixels. `aim` "least_likely" or "random" descends towards that wrong class instead (the LL rows
-    of Mosbach et al.). With `eval_mode` (the default) batch-norm statistics are neither used from nor updated by the batch;
-    without it the batch's own statistics are used, and the running ones are left as they were.
+    of Mosbach et al.). With `eval_mode` (the default) batch-norm statistics are neither used from nor updated by the
+    batch; without it the batch's own statistics are used, and the running ones are left as they were. Raises
+    RecipeError for an unknown aim, or if there is no step to take.
     """
 
     threat: ThreatModel
@@ -37,6 +39,14 @@ class PgdAdversary:
     step_size: float
     aim: Aim = "untargeted"
     eval_mode: bool = True
+
+    def __post_init__(self) -> None:
+        if self.aim not in get_args(Aim):
+            raise RecipeError(unknown("aim of the adversary", self.aim, get_args(Aim)))
+        if self.steps < 1 or not self.step_size > 0:
+            raise RecipeError(
+                f"The adversary takes {self.steps} steps of {self.step_size} pixels; expected 1 or more, above 0."
+            )
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         """Return adversarial images for x (B, C, H, W), y (B,)."""

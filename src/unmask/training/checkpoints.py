@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unmask.errors import CheckpointError
-from unmask.files import make_folder, remove, write_atomic
+from unmask.files import draft_of, make_folder, remove, write_atomic
 
 KEEP = 2
 
@@ -54,10 +54,11 @@ def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, av
 def write_checkpoint(folder: Path, step: int, state: State, fingerprint: str) -> Path:
     """Write the state after `step` steps, and delete all but the newest checkpoints. Raises OutputError."""
     make_folder(folder)
-    metadata = {"progress": json.dumps(state.progress), "fingerprint": fingerprint, "digest": _digest(state.tensors)}
+    metadata = {"progress": json.dumps(state.progress), "fingerprint": fingerprint}
     path = folder / f"step-{step:09d}.safetensors"
-    write_atomic(path, save(state.tensors, metadata))
-    for old in _checkpoints(folder)[KEEP:]:
+    write_atomic(path, save(state.tensors, {**metadata, "digest": _digest(state.tensors, metadata)}))
+    # Drafts are what processes left that were killed while writing.
+    for old in (*_checkpoints(folder)[KEEP:], *folder.glob(draft_of(Path("step-*.safetensors")).name)):
         remove(old)
     return path
 
@@ -83,11 +84,11 @@ def latest_checkpoint(folder: Path, fingerprint: str) -> State | None:
 def _read(path: Path, fingerprint: str) -> State | None:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
+            metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         return None
-    if metadata.get("digest") != _digest(tensors):
+    if metadata.pop("digest", None) != _digest(tensors, metadata):
         return None
     if metadata["fingerprint"] != fingerprint:
         raise CheckpointError(
@@ -104,9 +105,9 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

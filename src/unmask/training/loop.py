@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from unmask.data import DataSet
@@ -88,8 +89,8 @@ def fit(
 ) -> nn.Module:
     """Train `model` on `data` and return it (or its moving average), in eval mode.
 
-    With a `run_dir`, checkpoints and `log.jsonl` (one line per epoch) are kept there, and the same call goes on from the
-    newest checkpoint to bit-identical weights on the same hardware and thread count. `log` is given every line as well.
+    With a `run_dir`, checkpoints and `log.jsonl` (one line per epoch) are kept there, and the same call goes on from
+    the newest checkpoint to bit-identical weights on the same hardware and thread count. `log` is given every line too.
     Raises RecipeError if the loss is no longer finite, CheckpointError if the folder belongs to another training.
     """
     optimizer = training.optimizer.build(model)
@@ -130,23 +131,24 @@ def fit(
                 lambda: Streams.derive(seed, index.tolist(), "attack", step, device=data.images.device),  # noqa: B023
             )
             optimizer.zero_grad(set_to_none=True)
-            training.objective.total(losses).backward()  # type: ignore[no-untyped-call]
+            training.objective.total(losses).backward()
             optimizer.step()
             if average is not None:
                 average.update_parameters(model)
 
             step += 1
+            _check_finite(losses, model, epoch, step)
             sums.add(losses, len(y), time.monotonic() - begun)
             begun = time.monotonic()
             if watch is not None:
                 watch(Progress(epoch, step, training.epochs * steps_per_epoch, sums.means(), sums.speed()))
-            if run_dir is not None and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                sums.check_finite(epoch, step)
+            epoch_over = step % steps_per_epoch == 0  # its log line comes first, and the checkpoint after that
+            overdue = time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS
+            if run_dir is not None and overdue and not epoch_over:
                 _save(run_dir, step, capture(model, optimizer, average, sums.progress(step)), fingerprint)
                 saved = time.monotonic()
 
         line: dict[str, object] = {"epoch": epoch + 1, "step": step, "learning_rate": rate, **sums.line()}
-        sums.check_finite(epoch, step)
         sums = _Sums()
         if log is not None:
             log(line)
@@ -203,13 +205,17 @@ class _Sums:
     def progress(self, step: int) -> dict[str, object]:
         return {"step": step, "sums": {"losses": self.losses, "images": self.images, "seconds": self.seconds}}
 
-    def check_finite(self, epoch: int, step: int) -> None:
-        broken = [name for name, total in self.losses.items() if not abs(total) < float("inf")]
-        if broken:
-            raise RecipeError(
-                f"The training diverged: {', '.join(broken)} is no longer finite in epoch {epoch + 1} (step {step}). The "
-                "last good checkpoint is kept. Lower the learning rate or the term's weight."
-            )
+
+def _check_finite(losses: dict[str, Tensor], model: nn.Module, epoch: int, step: int) -> None:
+    """Raise RecipeError if a loss, or a weight after its step, is NaN or infinite: no checkpoint may hold it."""
+    broken = [name for name, loss in losses.items() if not loss.isfinite()]
+    if not broken and not get_total_norm(model.parameters()).isfinite():
+        broken = ["the norm of the weights"]
+    if broken:
+        raise RecipeError(
+            f"The training diverged: {', '.join(broken)} is no longer finite in epoch {epoch + 1} (step {step}). "
+            "Checkpoints hold the last good state. Lower the learning rate or the term's weight."
+        )
 
 
 def _save(run_dir: Path, step: int, state: State, fingerprint: str) -> None:

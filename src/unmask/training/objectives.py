@@ -27,17 +27,22 @@ from unmask.training.penalties import (
 class Objective:
     """A sum of weighted terms, and the adversary that makes x_adv for those that need it.
 
-    Raises RecipeError if a term needs adversarial images and there is no adversary, or if nothing needs them but one is
-    given.
+    Raises RecipeError if there is no term, if two have one name, if a term needs adversarial images and there is no
+    adversary, or if nothing needs them but one is given.
     """
 
     terms: tuple[Term, ...]
     adversary: PgdAdversary | None = None
 
     def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        if not names:
+            raise RecipeError("The objective has no terms: give at least one, such as cross_entropy().")
+        if len(set(names)) < len(names):
+            raise RecipeError(f"The objective's terms are {', '.join(names)}: give each its own name.")
         if self.needs("adversarial") and self.adversary is None:
-            names = ", ".join(term.name for term in self.terms if "adversarial" in term.needs)
-            raise RecipeError(f"The terms {names} need adversarial images: give the objective an adversary.")
+            needy = ", ".join(term.name for term in self.terms if "adversarial" in term.needs)
+            raise RecipeError(f"The terms {needy} need adversarial images: give the objective an adversary.")
         if self.adversary is not None and not self.needs("adversarial"):
             raise RecipeError("The objective has an adversary, but no term uses adversarial images.")
 
@@ -99,11 +104,14 @@ def frobenius_lsq(beta: float) -> Objective:
 def adversarial_training(adversary: PgdAdversary, share: float = 1.0, pairing: float = 0.0) -> Objective:
     """Return (1 - share) * CE(x) + share * CE(x_adv) + pairing * MSE(z, z_adv).
 
-    share 1 is Madry et al.'s adversarial training, .5 is Kannan et al.'s mixed-minibatch PGD, 0 with pairing is Plain + ALP.
-    Raises RecipeError for a share outside [0, 1].
+    share 1 is Madry et al.'s adversarial training, .5 is Kannan et al.'s mixed-minibatch PGD, 0 with pairing is
+    Plain + ALP.
+    Raises RecipeError for a share outside [0, 1] or a negative pairing weight.
     """
     if not 0 <= share <= 1:
         raise RecipeError(f"The adversarial share is {share}; expected a number between 0 and 1.")
+    if pairing < 0:
+        raise RecipeError(f"The pairing weight is {pairing}; expected 0 (none) or more.")
     terms = [cross_entropy(1 - share)] if share < 1 else []
     terms += [cross_entropy(share, on="adversarial")] if share > 0 else []
     terms += [adversarial_logit_pairing(pairing)] if pairing > 0 else []

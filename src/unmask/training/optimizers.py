@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from unmask.errors import RecipeError, unknown
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
@@ -24,7 +25,7 @@ class Optimizer:
 
     name: str
     lr: float
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -40,7 +41,7 @@ class Optimizer:
             {"params": [p for p in trainable if p.dim() > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        return OPTIMIZERS[self.name](groups, lr=self.lr, **self.settings)  # type: ignore[call-arg]
+        return OPTIMIZERS[self.name](groups, lr=self.lr, **self.settings)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+"""The verdict's rules, one by one."""
+
+from __future__ import annotations
+
+import pytest
+
+from unmask.audit import decide
+from unmask.diagnostics import Finding, claim_gap
+from unmask.ledger.queries import wilson_interval
+
+FAILED = {name: Finding(name, "fail", f"{name} failed") for name in ("determinism", "gradients", "eps_curve")}
+
+
+def gap(claimed: float, measured: float, n: int = 1000) -> Finding:
+    return claim_gap(claimed, measured, wilson_interval(round((claimed - measured) * n), n), "pgd-40")
+
+
+@pytest.mark.parametrize(
+    ("claimed", "measured", "n", "findings", "unfinished", "label"),
+    [
+        (0.95, 0.92, 1000, [], 0, "robust"),
+        (None, 0.92, 1000, [], 0, "robust"),
+        (0.62, 0.04, 1000, [], 0, "masked"),
+        (0.62, 0.55, 1000, [], 0, "masked"),
+        (0.62, 0.57, 1000, [], 0, "robust"),
+        (0.62, 0.55, 100, [], 0, "robust"),
+        (0.08, 0.00, 1000, [], 0, "not robust"),
+        (0.20, 0.02, 1000, [], 0, "not robust"),
+        (0.95, 0.95, 1000, ["gradients"], 0, "masked"),
+        (0.95, 0.92, 1000, ["eps_curve"], 0, "inconclusive"),
+        (0.95, 0.92, 1000, ["determinism"], 0, "inconclusive"),
+        (0.62, 0.04, 1000, ["determinism"], 0, "inconclusive"),
+        (0.95, 0.92, 1000, [], 3, "inconclusive"),
+        (0.95, 0.92, 12, [], 0, "inconclusive"),
+    ],
+)
+def test_rules(claimed, measured, n, findings, unfinished, label):
+    found = [FAILED[name] for name in findings] + ([gap(claimed, measured, n)] if claimed is not None else [])
+    verdict = decide(0.99, claimed, measured, n, found, unfinished)
+    assert verdict.label == label and all(verdict.reasons)

@@ -1,0 +1,211 @@
+"""Runs written through the real ledger: images of any shape, an attack that moves every pixel by eps or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unmask.ledger import (
+    DataEntry,
+    ExampleEvent,
+    FindingEntry,
+    Ledger,
+    ModelEntry,
+    PlanEntry,
+    ResultEntry,
+    Run,
+    Spec,
+    ThreatEntry,
+    VerdictEntry,
+)
+from unmask.ledger.queries import (
+    claimed_accuracy,
+    clean_accuracy,
+    cost,
+    counts,
+    headline,
+    robust_accuracy,
+    survivors_after,
+    wilson_interval,
+)
+
+PLAN = (
+    PlanEntry(attack="clean", role="clean"),
+    PlanEntry(attack="pgd-10", role="claim", settings={"steps": 10, "step_size": 0.05}, description="the usual attack"),
+    PlanEntry(attack="margin", role="search", restarts=3, settings={"steps": 20, "loss": "margin"}),
+    PlanEntry(attack="square", role="search", settings={"queries": 100}),
+)
+# The share of the images (in their order) that each round breaks, in the order of the rounds.
+BREAKS = (0.05, 0.25, 0.25, 0.1, 0.05, 0.05)
+
+EPS_CURVE = FindingEntry(
+    check="eps_curve",
+    status="ok",
+    summary="Without a bound, 0% of the images survive.",
+    evidence={"eps": [0.0, 0.1, 0.2, 0.4], "accuracy": [1.0, 0.8, 0.35, 0.0], "n": 40, "attack": "cosine_pgd"},
+    forwards=800,
+    backwards=800,
+)
+RESTART_LOSSES = FindingEntry(
+    check="restart_losses",
+    status="warn",
+    summary="On 1 of 2 images the success of PGD-10 hangs on its random start.",
+    evidence={
+        "attack": "pgd, 10 steps",
+        "ids": [1003, 1005],
+        "losses": [[0.1, 0.2, 2.4, 2.5], [1.0, 1.1, 1.2, 1.3]],
+        "guarantee": 2.302585092994046,
+        "kinds": ["depends on the restart", "not found"],
+    },
+    next_step="Report the worst of many restarts.",
+)
+CLAIM_GAP = FindingEntry(
+    check="claim_gap",
+    status="fail",
+    summary="The usual attack overlooks 45.0% of the images.",
+    evidence={"claimed": 0.7, "measured": 0.25, "gap": 0.45, "interval": [0.3, 0.6]},
+    next_step="Do not report the claimed figure.",
+)
+FINDINGS = (EPS_CURVE, RESTART_LOSSES, CLAIM_GAP)
+
+
+@dataclass
+class Story:
+    """What is to be recorded: `play` writes it to a ledger, up to round `until`, and seals it when asked to."""
+
+    n: int = 40
+    shape: tuple[int, int, int] = (1, 8, 8)
+    plan: Sequence[PlanEntry] = PLAN
+    breaks: Sequence[float] = BREAKS
+    findings: Sequence[FindingEntry] = FINDINGS
+    errors: frozenset[int] = frozenset()
+    label: str = "masked"
+    reasons: Sequence[str] = ("The usual attack overlooks 45.0% of the images.",)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.arange(1000, 1000 + self.n)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.arange(self.n) % 3
+
+    @property
+    def images(self) -> np.ndarray:
+        drawn = np.random.default_rng(0).integers(0, 256, (self.n, *self.shape))
+        return (drawn / 255).astype(np.float32)
+
+    def spec(self) -> Spec:
+        values = {
+            "name": "digits-clp",
+            "created": "2020-01-02T03:04:05+00:00",
+            "model": ModelEntry(source="runs/digits-clp", fingerprint="a1b2c3", parameters=151_306),
+            "data": self.data(),
+            "threat": ThreatEntry(norm="linf", eps="0.2"),
+            "plan": list(self.plan),
+            "claim": "pgd-10" if any(entry.role == "claim" for entry in self.plan) else None,
+            "budget": "standard",
+            "seed": 7,
+            "batch_size": 64,
+            "version": "0.1.0",
+            "packages": {"torch": "2.15.0", "numpy": "2.4.6"},
+            "hardware": {"cpu": "A Processor", "cores": "2"},
+        }
+        return Spec(**(values | self.changes))
+
+    def data(self, classes: Sequence[str] = ("zero", "one", "two"), **changes: Any) -> DataEntry:
+        values = {
+            "name": "digits",
+            "split": "test",
+            "n": self.n,
+            "fingerprint": "d4e5f6",
+            "classes": list(classes),
+            "input_shape": list(self.shape),
+        }
+        return DataEntry(**(values | changes))
+
+    def play(self, run_dir: Path | None = None, until: int | None = None, seal: bool = True) -> Run:
+        spec = self.spec()
+        with Ledger.open(run_dir, spec, ids=self.ids, labels=self.labels, images=self.images) as ledger:
+            for entry in spec.rounds()[:until]:
+                self._round(ledger, entry.round, entry.attack, entry.restart)
+            ledger.write_findings(self.findings)
+            if seal and until is None:
+                ledger.seal(self._result(ledger.run()))
+            return ledger.run()
+
+    def _round(self, ledger: Ledger, number: int, attack: str, restart: int) -> None:
+        standing = survivors_after(ledger.run(), number - 1)
+        if not len(standing):
+            return
+        wanted = round(self.breaks[number] * self.n)
+        fallen = set(standing[:wanted].tolist()) - self.errors
+        rows = [self._event(number, attack, restart, int(i), int(i) in fallen) for i in standing]
+        kept = [row.id for row in rows if number > 0 and row.status != "error"]
+        x_adv = np.stack([self._attacked(number, i) for i in kept]) if kept else np.empty((0, *self.shape), np.float32)
+        ledger.commit(rows, x_adv, kept, round=number, attack=attack, restart=restart, seconds=0.5)
+
+    def _event(self, number: int, attack: str, restart: int, example: int, broken: bool) -> ExampleEvent:
+        label = (example - 1000) % 3
+        passes = 1 if number == 0 else 10
+        if example in self.errors and number > 0:
+            return ExampleEvent(number, attack, restart, example, "error", np.nan, None, -1, np.nan, 0, 0, None, 0.01)
+        return ExampleEvent(
+            round=number,
+            attack=attack,
+            restart=restart,
+            id=example,
+            status="broken" if broken else "survived",
+            margin=0.25 + number if broken else -1.0 - (example % 7) / 10,
+            loss=1.5,
+            predicted=(label + 1) % 3 if broken else label,
+            distance=0.2 if number else 0.0,
+            forwards=passes,
+            backwards=passes - 1,
+            step=example % 10 + 1 if broken and number else None,
+            seconds=0.01,
+        )
+
+    def _attacked(self, number: int, example: int) -> np.ndarray:
+        image = self.images[example - 1000]
+        signs = np.random.default_rng((number, example)).choice([-1, 0, 1], image.shape)
+        return np.clip(image + 0.2 * signs, 0, 1).astype(np.float32)
+
+    def _result(self, run: Run) -> ResultEntry:
+        found, spent = counts(run), cost(run)
+        whole = found["error"] == found["not_run"] == 0
+        return ResultEntry(
+            headline=headline(run) if whole else None,
+            verdict=VerdictEntry(label=self.label if whole else "inconclusive", reasons=list(self.reasons)),
+            clean_accuracy=clean_accuracy(run),
+            claimed_accuracy=claimed_accuracy(run),
+            robust_accuracy=robust_accuracy(run),
+            interval=wilson_interval(found["survived"], self.n),
+            counts=found,
+            forwards=spent.forwards + 100,
+            backwards=spent.backwards,
+            seconds=spent.seconds,
+        )
+
+
+@pytest.fixture(scope="session")
+def story() -> Callable[..., Story]:
+    return Story
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """A finished run in memory: 40 images of 8x8, clean 95%, claimed 70%, measured 25%."""
+    return Story().play()
+
+
+@pytest.fixture(scope="session")
+def texts() -> Callable[[str], Iterable[str]]:
+    """Return the visible texts of an HTML page, in order."""
+    return visible_texts
