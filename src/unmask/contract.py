@@ -99,3 +99,14 @@ def check_labels(y: Tensor, count: int, classes: int | None = None, *, name: str
     if len(y) and (int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes)):
         limit = f"0..{classes - 1}, as the model has {classes} classes" if classes is not None else "0 or more"
         raise DataError(f"{name} lie in {int(y.min())}..{int(y.max())}; expected {limit}.")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Return the device; raises ModelError if it is no device's name, or cannot be used on this machine."""
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"The device '{device}' cannot be used ({reason}). Use 'cpu', or mend the device.") from error
+    return target

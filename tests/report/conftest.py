@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,42 @@ CLAIM_GAP = FindingEntry(
     next_step="Do not report the claimed figure.",
 )
 FINDINGS = (EPS_CURVE, RESTART_LOSSES, CLAIM_GAP)
+
+
+class Page(HTMLParser):
+    """An HTML page taken apart: elements in order, texts that a reader sees, contents of scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.scripts: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._open.append(tag)
+            self.scripts += [""] if tag == "script" else []
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open and self._open[-1] == tag:
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._open == ["script"]:
+            self.scripts[-1] += data
+        elif not self._open and data.strip():
+            self.texts.append(" ".join(data.split()))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
 
 
 @dataclass
@@ -206,6 +243,5 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def texts() -> Callable[[str], Iterable[str]]:
-    """Return the visible texts of an HTML page, in order."""
-    return visible_texts
+def read() -> Callable[[str], Page]:
+    return Page

@@ -106,8 +106,8 @@ def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:
 def restarted(attack: Callable[[Problem], AttackResult], problem: Problem, restarts: int) -> AttackResult:
     """Run the attack up to `restarts` times, each time only on the examples that survived, with fresh streams.
 
-    Returns per example the best x_adv over all runs, summed costs, and the traces one below the other. Raises AuditError
-    for fewer than one restart.
+    Returns per example the best x_adv over all runs, summed costs, and the traces one below the other. Raises
+    AuditError for fewer than one restart.
     """
     if restarts < 1:
         raise AuditError(f"restarts is {restarts}; expected 1 (a single run) or more.")

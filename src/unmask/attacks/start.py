@@ -55,8 +55,8 @@ def at(x_adv: Tensor) -> Start:
     def start(problem: Problem) -> Started:
         if x_adv.shape != problem.x.shape:
             raise DataError(
-                f"Start points came in shape {tuple(x_adv.shape)} for images of shape {tuple(problem.x.shape)}; give one "
-                "point per image, and no restarts: they attack the survivors alone, and would begin where the first did."
+                f"Start points came in shape {tuple(x_adv.shape)} for images of shape {tuple(problem.x.shape)}; give "
+                "one point per image, and no restarts: those attack the survivors alone, from new points."
             )
         return Started(problem.threat.project(x_adv, problem.x))
 

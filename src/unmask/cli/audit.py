@@ -188,9 +188,9 @@ def _show(result: AuditResult, folder: Path) -> None:
     label = result.verdict.label
     out.print()
     if result.headline:
-        out.print(f"[bold]{result.headline}.[/]")
-    out.print(f"Verdict: [bold {COLOURS[label]}]{label}[/]. {' '.join(result.verdict.reasons)}")
+        out.print(f"{result.headline}.", style="bold", markup=False, soft_wrap=True)
+    out.print(f"Verdict: [bold {COLOURS[label]}]{label}[/]. {' '.join(result.verdict.reasons)}", soft_wrap=True)
     for finding in result.findings:
         if finding.status in ("warn", "fail"):
-            out.print(f"  {finding.status}: {finding.summary} {finding.next_step}", markup=False)
+            out.print(f"  {finding.status}: {finding.summary} {finding.next_step}", markup=False, soft_wrap=True)
     out.print(f"Record: {folder} (unmask report {folder}; unmask verify {folder})", soft_wrap=True, markup=False)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unmask.contract import usable_device
 from unmask.errors import CheckpointError, ModelError, unknown
 from unmask.models.callables import Classifier, call_named
 from unmask.models.cards import find_card, read_card
@@ -34,7 +35,7 @@ def load_model(spec: str, *, weights: str | Path | None = None, device: str | to
     taken as it is. Raises ModelError where the model cannot be found or built, CheckpointError where weights are
     missing, damaged, dangerous or do not fit.
     """
-    target = _device(device)
+    target = usable_device(device)
     loaded = _find(spec, None if weights is None else Path(os.path.expanduser(weights)))
     if isinstance(loaded.model, nn.Module):
         loaded.model.to(target).eval().requires_grad_(False)
@@ -137,13 +138,3 @@ def _refuse_extra_weights(spec: str, weights: Path | None) -> None:
             f"'{spec}' brings its own weights, and {weights} was given as well. Leave the weights out, or name an "
             "architecture or module:function to load them into."
         )
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"The device '{device}' cannot be used ({reason}). Use 'cpu', or mend the device.") from error
-    return target

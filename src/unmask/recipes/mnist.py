@@ -23,13 +23,15 @@ NOISE = GaussianNoise(0.5)
 ADVERSARY = PgdAdversary(THREAT, steps=7, step_size=0.1)
 
 
-def _mnist(name: str, summary: str, objective: Objective, *, noise: bool = False, epochs: int) -> Recipe:
+def _mnist(
+    name: str, summary: str, objective: Objective, *, noise: bool = False, epochs: int, batch_size: int = 256
+) -> Recipe:
     training = Training(
         objective,
         Optimizer("adam", 1e-3),
         CosineRate(),
         epochs=epochs,
-        batch_size=256,
+        batch_size=batch_size,
         augmentations=(NOISE,) if noise else (),
     )
     return Recipe(f"mnist-{name}", summary, "mnist", "lenet-half", THREAT, training)
@@ -63,4 +65,5 @@ def mnist_ls() -> Recipe:
 @recipe
 def mnist_at() -> Recipe:
     """100% PGD adversarial training."""
-    return _mnist("at", "100% PGD adversarial training", adversarial_training(ADVERSARY), epochs=12)
+    objective = adversarial_training(ADVERSARY)
+    return _mnist("at", "100% PGD adversarial training", objective, epochs=6, batch_size=128)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from unmask.contract import logits_of
+from unmask.contract import logits_of, usable_device
 from unmask.data import DataSet, load_data
 from unmask.environment import code_version, hardware, packages
 from unmask.errors import CheckpointError
@@ -60,6 +60,7 @@ def train(
     gives (train, test) sets in place of the recipe's. Raises RecipeError, DataError, CheckpointError or OutputError.
     """
     chosen = override(find_recipe(recipe) if isinstance(recipe, str) else recipe, epochs=epochs, batch_size=batch_size)
+    device = usable_device(device)
     folder = None if run_dir is None else Path(run_dir)
     if folder is not None:
         make_folder(folder)

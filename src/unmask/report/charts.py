@@ -85,7 +85,7 @@ def _x_scale(plot: Plot) -> alt.Scale:
 
 def _x_axis(plot: Plot) -> alt.Axis:
     if plot.log:
-        return alt.Axis(format="~s", tickCount=6, labelFlush=False)
+        return alt.Axis(format=",~r", tickCount=6, labelFlush=False)
     whole = all(x.is_integer() for curve in plot.curves for x in curve.x)
     return alt.Axis(tickCount=6, tickMinStep=1, format="d") if whole else alt.Axis(tickCount=6)
 
@@ -94,7 +94,7 @@ def _tooltip(many: bool) -> list[alt.Tooltip]:
     shown = [
         alt.Tooltip("point:N", title="at"),
         alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("x:Q", title="x", format=",.4~g"),
+        alt.Tooltip("x:Q", title="x", format=",.4~r"),
     ]
     return [alt.Tooltip("name:N", title="curve"), *shown] if many else shown
 
@@ -122,9 +122,16 @@ def _marks(plot: Plot) -> Iterator[alt.Chart]:
         else:
             ring = data.mark_point(size=130, stroke="var(--ink)", strokeWidth=1.5, filled=False)
             yield ring.encode(x="x:Q", y="accuracy:Q")
-            # Below the point where there is no room above it.
-            text = data.mark_text(align="left", dx=4, dy=18 if mark.accuracy > 0.9 else -13)
+            # Below the point where there is no room above it, and towards the side that has more room.
+            down, left = (18 if mark.accuracy > 0.9 else -13), _is_right(mark.x, plot)
+            text = data.mark_text(align="right" if left else "left", dx=-4 if left else 4, dy=down)
             yield text.encode(x="x:Q", y="accuracy:Q", text="text:N")
+
+
+def _is_right(x: float, plot: Plot) -> bool:
+    points = [point for curve in plot.curves for point in curve.x]
+    low, high = min(points), max(points)
+    return x * x > low * high if plot.log else 2 * x > low + high
 
 
 def histogram_chart(panel: Histogram, group: Histograms) -> Spec:

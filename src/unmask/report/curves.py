@@ -162,7 +162,8 @@ def restart_plot(run: Run) -> Plot:
         start += entry.restarts
     if not curves:
         return replace(plot, missing="No attack of this audit was started more than once.")
-    return replace(plot, curves=tuple(curves[:MOST_CURVES]))
+    whose = f"restarts of {curves[0].name}" if len(curves) == 1 else plot.x_title
+    return replace(plot, x_title=whose, curves=tuple(curves[:MOST_CURVES]))
 
 
 def _numbered(name: str, kept: Sequence[int], accuracy: _Floats, word: str) -> Curve:

@@ -96,9 +96,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=words.percent, bound=words.bound, points=words.points, number=words.number, first=words.first
-    )
+    for name in ("percent", "bound", "points", "number", "first"):
+        environment.filters[name] = getattr(words, name)
     environment.globals.update(interval=words.interval, dash=words.NONE, most_numbers=MOST_NUMBERS)
     return environment
 

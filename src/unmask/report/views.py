@@ -83,7 +83,7 @@ class RunView:
     histograms: Histograms
     gallery: Gallery
     provenance: Provenance
-    counts: dict[str, int]
+    tally: tuple[str, ...]
 
 
 def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
@@ -109,7 +109,7 @@ def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
         histograms=curves.histograms(run),
         gallery=gallery(run),
         provenance=provenance(run),
-        counts={str(status).replace("_", " "): count for status, count in counts(run).items()},
+        tally=_tally(run),
     )
 
 
@@ -142,6 +142,11 @@ def _context(run: Run, summary: SummaryRow) -> tuple[str, ...]:
         f"budget {clip(run.spec.budget, 30)}",
         f"seed {run.spec.seed}",
     )
+
+
+def _tally(run: Run) -> tuple[str, ...]:
+    words = {"broken": "broken", "survived": "survived", "error": "in error", "not_run": "not run"}
+    return tuple(f"{count:,} {words[status]}" for status, count in counts(run).items() if count)
 
 
 def _bars(run: Run, summary: SummaryRow) -> list[Bar]:

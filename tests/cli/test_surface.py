@@ -1,0 +1,62 @@
+"""The words of the command line are an interface: a change here must be meant."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import typer
+
+from unmask.cli.app import app
+
+SURFACE = {
+    "audit": "model --weights --data --split --n --sample --eps --norm --budget --claim --seed --run-dir --batch-size "
+    "--data-dir --download --device --fail-under --json",
+    "data info": "name --split --data-dir --download --json",
+    "data prepare": "name archive --data-dir",
+    "demo": "--run-dir --seed --json",
+    "doctor": "--data-dir --json",
+    "list": "kind --data-dir --json",
+    "report": "runs --output --json",
+    "train": "recipe --epochs --batch-size --seed --run-dir --data-dir --download --device --tensorboard --json",
+    "verify": "run --model --weights --json",
+}
+
+
+def _commands(group, prefix=""):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+
+
+def test_verbs_are_frozen():
+    assert sorted(COMMANDS) == sorted(SURFACE)
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_options_are_frozen(name):
+    found = [
+        next((option for option in parameter.opts if option.startswith("--")), parameter.name)
+        for parameter in COMMANDS[name].params
+        if parameter.name != "help"
+    ]
+    assert sorted(found) == sorted(SURFACE[name].split())
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_every_verb_has_examples(name):
+    text = inspect.cleandoc(COMMANDS[name].help or "")
+    assert f"unmask {name}" in text and "Example" in text
+
+
+def test_help_loads_no_torch(run):
+    import subprocess
+    import sys
+
+    code = "import sys\nfrom unmask.cli.app import app\nassert 'torch' not in sys.modules, 'torch was loaded'"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
