@@ -1,8 +1,7 @@
 """The audit against an exact answer: an MNIST model whose robust accuracy is known by mixed-integer programming.
 
 `mnist_wk17a_mipverify` (Wong & Kolter 2018, solved exactly by Tjeng et al. 2019) has an adversarial error of 4.38% at
-Linf 0.1 on the 10,000 test images: no attack may report less than 95.62%. The weights (safetensors) are not part of this
-package:
+Linf 0.1 on the 10,000 test images: no attack may report less than 95.62%. The weights are not part of this package:
 
     python benchmarks/exact_robustness.py --models ../shared/models --data-dir data --run-dir runs/exact
 """

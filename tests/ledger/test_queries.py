@@ -86,8 +86,8 @@ def test_breaks_without_a_step_count_at_the_last_one(make_scenario):
 
 def test_the_headline_says_it_all(ledger, scenario):
     assert headline(scenario.play(ledger).run()) == (
-        "Claimed 60.0% (pgd-40), measured at most 20.0% [5.7, 51.0] under Linf(0.3): broken mostly by apgd, "
-        "at 142 evaluations per image, on 10 images"
+        "Claimed 60.0% (pgd-40), measured at most 20.0% [5.7, 51.0] under Linf(0.3): "
+        "broken beyond the claim mostly by apgd, at 142 evaluations per image, on 10 images"
     )
 
 

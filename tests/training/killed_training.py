@@ -1,9 +1,9 @@
 """Train a little, in processes that are killed at random moments: python killed_training.py FOLDER KILLS SEED.
 
-Not a test: `test_resume.py` runs it. One process imports torch and forks the training again and again, each time killing
-it with SIGKILL a random number of steps and milliseconds later, until `KILLS` are dead; the next one may finish. Another
-is left alone from the start. It prints, as JSON, the step that each process began at, and writes the weights to
-FOLDER/killed/result.safetensors and FOLDER/unbroken/result.safetensors.
+Not a test: `test_resume.py` runs it. One process imports torch and forks the training again and again, each time
+killing it with SIGKILL a random number of steps and milliseconds later, until `KILLS` are dead; the next may finish.
+Another training is left alone from the start. It prints, as JSON, the step that each process began at, and writes the
+weights to FOLDER/killed/result.safetensors and FOLDER/unbroken/result.safetensors.
 """
 
 import json
@@ -34,15 +34,21 @@ TRAINING = Training(
 )
 
 
+# Made before the forks, so that what they need is imported once.
+DATA = load_data("digits", "train").first(80)
+MODEL = build("digits-cnn", generator=derive_generator("network"))
+TRAINING.optimizer.build(MODEL)
+
+
 def train(folder: Path, ticks: int) -> None:
     """Train to the end, and write a byte with the step's number after every step."""
     loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-    model = build("digits-cnn", generator=derive_generator("network"))
-    data = load_data("digits", "train").first(80)
-    result = fit(
-        model, data, TRAINING, seed=0, run_dir=folder, watch=lambda now: os.write(ticks, bytes([now.step])) and None
-    )
+    result = fit(MODEL, DATA, TRAINING, seed=0, run_dir=folder, watch=lambda now: _write(ticks, now.step))
     save_file(result.state_dict(), folder / "result.safetensors")
+
+
+def _write(ticks: int, step: int) -> None:
+    os.write(ticks, bytes([step]))
 
 
 def forked(folder: Path) -> tuple[int, int]:
@@ -69,7 +75,7 @@ def run(folder: Path, kills: int, draws: random.Random) -> dict[str, object]:
         steps = [*os.read(ticks, 1)]
         began.append(steps[0] if steps else None)
         if not last:
-            for _ in range(draws.randrange(3)):
+            for _ in range(draws.randrange(5)):
                 os.read(ticks, 1)
             time.sleep(draws.random() * 0.02)
             os.kill(process, signal.SIGKILL)
@@ -83,9 +89,6 @@ def run(folder: Path, kills: int, draws: random.Random) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    where, draws = Path(sys.argv[1]), random.Random(int(sys.argv[3]))
-    print(
-        json.dumps(
-            {name: run(where / name, kills, draws) for name, kills in (("unbroken", 0), ("killed", int(sys.argv[2])))}
-        )
-    )
+    where, kills, draws = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
+    unbroken, killed = run(where / "unbroken", 0, draws), run(where / "killed", kills, draws)
+    print(json.dumps({"unbroken": unbroken, "killed": killed}))

@@ -246,7 +246,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("ema", [0.0, 1.0, -1.0, float("nan")])
     def test_a_decay_outside_0_to_1_is_refused(self, ema: float) -> None:
-        with pytest.raises(RecipeError, match="average's decay is .* between 0 and 1"):
+        with pytest.raises(RecipeError, match=r"average's decay is .* between 0 and 1"):
             Training(plain(), ema=ema)
 
     def test_descriptions_are_plain_values(self) -> None:

@@ -181,7 +181,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
     def test_a_share_outside_0_to_1(self, share: float) -> None:
-        with pytest.raises(RecipeError, match="adversarial share is .* between 0 and 1"):
+        with pytest.raises(RecipeError, match=r"adversarial share is .* between 0 and 1"):
             adversarial_training(ADVERSARY, share)
 
     def test_a_negative_pairing_weight(self) -> None:

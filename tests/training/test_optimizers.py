@@ -49,12 +49,12 @@ class TestOptimizer:
             assert {name: group[name] for name in optimizer.settings} == dict(optimizer.settings)
 
     def test_an_unknown_name_is_answered_with_the_closest(self) -> None:
-        with pytest.raises(RecipeError, match="no optimizer 'adamw'.*Did you mean 'adam'"):
+        with pytest.raises(RecipeError, match=r"no optimizer 'adamw'.*Did you mean 'adam'"):
             Optimizer("adamw", 1e-3)
 
     @pytest.mark.parametrize("lr", [0.0, -1e-3, float("nan")])
     def test_a_learning_rate_that_is_not_positive_is_refused(self, lr: float) -> None:
-        with pytest.raises(RecipeError, match="learning rate is .* positive"):
+        with pytest.raises(RecipeError, match=r"learning rate is .* positive"):
             Optimizer("adam", lr)
 
 

@@ -82,7 +82,7 @@ class TestCrossEntropy:
 
     @pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
     def test_an_amount_outside_0_to_1_is_refused(self, amount: float) -> None:
-        with pytest.raises(RecipeError, match="label smoothing is .* between 0 and 1"):
+        with pytest.raises(RecipeError, match=r"label smoothing is .* between 0 and 1"):
             cross_entropy(label_smoothing=amount)
 
     def test_an_amount_that_prefers_wrong_classes_is_refused(self) -> None:

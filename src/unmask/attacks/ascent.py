@@ -57,7 +57,7 @@ def ascend(
         raise AuditError(f"steps is {steps}; expected 0 (judge the start alone) or more.")
     if not len(problem.x):
         return _Best(problem, 0, 0).result()
-    with eval_mode(problem.model):
+    with eval_mode(problem.model), torch.enable_grad():
         return _ascend(problem, start, stepper, steps, gradient or exact())
 
 

@@ -268,8 +268,10 @@ def _refuse_incomplete(run: Run) -> None:
 
 
 def _cause(run: Run) -> str:
-    attacks = [row for row in attack_table(run) if row.role != "clean"]
-    most = max(attacks, key=lambda row: row.broken, default=None)
-    if most is None or most.broken == 0:
-        return "no attack broke an image"
-    return f"broken mostly by {most.attack}"
+    rows = attack_table(run)
+    beyond = "" if run.spec.claim is None else "beyond the claim "
+    for role, words in (("search", f"broken {beyond}mostly by"), ("claim", "broken by")):
+        most = max((row for row in rows if row.role == role), key=lambda row: row.broken, default=None)
+        if most is not None and most.broken:
+            return f"{words} {most.attack}"
+    return "no attack broke an image"
