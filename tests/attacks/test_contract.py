@@ -165,15 +165,14 @@ def test_one_image_and_none(attack: Row, subject: tuple[nn.Module, Tensor, Tenso
 
 @every_attack
 @pytest.mark.parametrize("training", [False, True])
-def test_nothing_but_the_result_is_changed(
-    attack: Row, training: bool, subject: tuple[nn.Module, Tensor, Tensor]
-) -> None:
-    model, x, y = subject
+def test_nothing_but_the_result_is_changed(attack: Row, training: bool, network: Callable[..., nn.Module]) -> None:
+    model, x = network(3, moody=True).double(), images()
+    y = labels(model, x)
     expected = attack(model, x, y, threat=Linf("0.02"), generator=streams())
     model.train(training)
-    frozen, *others = model.parameters()
+    frozen, filled, *others = model.parameters()
     frozen.requires_grad_(False)
-    others[0].grad = torch.ones_like(others[0])
+    filled.grad = torch.ones_like(filled)
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x_before, y_before, seeds = x.clone(), y.clone(), torch.get_rng_state()
@@ -184,8 +183,8 @@ def test_nothing_but_the_result_is_changed(
     torch.testing.assert_close(result.x_adv, expected.x_adv)
     result.x_adv.fill_(7.0)
     assert [module.training for module in model.modules()] == modes
-    assert [parameter.requires_grad for parameter in model.parameters()] == [False] + [True] * len(others)
-    assert (others[0].grad == 1).all() and all(other.grad is None for other in (x, frozen, *others[1:]))
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, True, *(True for _ in others)]
+    assert (filled.grad == 1).all() and all(other.grad is None for other in (x, frozen, *others))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(x, x_before) and torch.equal(y, y_before)
     assert torch.equal(torch.get_rng_state(), seeds)
@@ -275,7 +274,7 @@ def test_an_eps_of_zero_changes_nothing(attack: Row, subject: tuple[nn.Module, T
     model, x, y = subject
     for threat in (Linf(0), L2(0), L1(0)):
         result = attack(model, x, y, threat=threat, generator=streams())
-        assert torch.equal(result.x_adv, x)
+        torch.testing.assert_close(result.x_adv, x, rtol=0, atol=1e-12)
         assert result.broken.nonzero().flatten().tolist() == [2, 7]
 
 

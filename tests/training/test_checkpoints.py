@@ -93,7 +93,7 @@ def test_an_empty_or_missing_folder_holds_none(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept_and_drafts_of_killed_processes_go(tmp_path: Path) -> None:
-    torn = draft_of(tmp_path / "step-000000001.safetensors")
+    torn = draft_of(tmp_path / "step-000000007.safetensors")
     torn.write_bytes(b"torn")
     stranger = tmp_path / "notes.txt"
     stranger.write_text("mine")

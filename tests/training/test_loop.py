@@ -1,6 +1,8 @@
 """The loop: it learns, logs what it did, repeats itself bit for bit, averages, and stops when it diverges."""
 
 import json
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -90,13 +92,21 @@ class TestLearning:
         assert not torch.equal(*epochs)
 
     def test_augmentations_are_applied_in_order_with_new_draws_every_step(self, few: DataSet, small) -> None:
-        noise = (GaussianNoise(5.0), GaussianNoise(0.0, clip=True))
-        fit(small, few, Training(plain(), epochs=2, batch_size=80, augmentations=noise), seed=0)
-        (_, first), (_, second) = small.seen
-        for images in (first, second):
-            assert 0 == images.min() < images.max() == 1
-            assert ((images == 0) | (images == 1)).float().mean() > 0.7
-        assert abs(first.mean(0) - second.mean(0)).max() > 0.01
+        noise = (GaussianNoise(100.0), GaussianNoise(0.0, clip=True))
+        fit(small, few, Training(plain(), epochs=2, batch_size=40, augmentations=noise), seed=0)
+        steps = [images for _, images in small.seen]
+        assert len(steps) == 4
+        for images in steps:
+            assert ((images == 0) | (images == 1)).float().mean() > 0.98
+        for first, second in combinations(steps, 2):
+            assert (first == second).float().mean() < 0.6  # what is left of the images is the noise's sign
+
+    def test_the_adversary_starts_elsewhere_every_step(self, few: DataSet, small) -> None:
+        alike = replace(few, images=few.images[:1].expand_as(few.images).clone())
+        fit(small, alike, replace(ADVERSARIAL, epochs=2, batch_size=40), seed=0)
+        starts = torch.cat([images for training, images in small.seen if not training][::2])
+        assert len(starts) == 160
+        assert len(starts.flatten(1).unique(dim=0)) == 160
 
     def test_the_schedule_sets_the_rate_of_every_step(self, few: DataSet) -> None:
         """With plain SGD on a linear loss, each step moves the weight by exactly its learning rate."""

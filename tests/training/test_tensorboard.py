@@ -30,13 +30,16 @@ def test_every_epoch_s_losses_rate_and_speed_can_be_read_back(few: DataSet, smal
             log(line)
 
         fit(small, few, Training(clp(0.5), epochs=3), seed=0, log=both)
-        assert read_scalars(tmp_path / "board").keys() == TAGS, "nothing is there before the end"
+        before_the_end = read_scalars(tmp_path / "board")
     found = read_scalars(tmp_path / "board")
+    assert found == before_the_end
     assert found.keys() == TAGS
     for name in ("cross_entropy", "clean_logit_pairing"):
         expected = [(line["epoch"], line["losses"][name]) for line in lines]
         assert [step for step, _ in found[f"loss/{name}"]] == [1, 2, 3]
-        assert [value for _, value in found[f"loss/{name}"]] == pytest.approx([value for _, value in expected], rel=1e-6)
+        assert [value for _, value in found[f"loss/{name}"]] == pytest.approx(
+            [value for _, value in expected], rel=1e-6
+        )
     assert found["learning_rate"] == [(epoch, pytest.approx(1e-3)) for epoch in (1, 2, 3)]
 
 

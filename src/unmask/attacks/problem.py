@@ -99,7 +99,7 @@ def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:
     """Return d(sum of values)/dx_adv, finite; zero where the model gives none. Parameters get no gradient."""
     if not values.requires_grad:
         return torch.zeros_like(x_adv)
-    (gradient,) = torch.autograd.grad(values.sum(), x_adv, allow_unused=True)
+    (gradient,) = torch.autograd.grad(values, x_adv, torch.ones_like(values), allow_unused=True)
     return torch.zeros_like(x_adv) if gradient is None else torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
 
 

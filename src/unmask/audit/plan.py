@@ -188,9 +188,9 @@ BUDGETS: dict[str, tuple[Callable[[int], PlannedAttack], ...]] = {
         lambda classes: _noise(20),
         lambda classes: _margin(30),
         lambda classes: _scale_invariant(30),
-        lambda classes: _smoothed(20, 10),
-        lambda classes: _targeted(30, min(5, classes - 1)),
-        lambda classes: _diversified(30, 5),
+        lambda classes: _targeted(30, min(3, classes - 1)),
+        lambda classes: _smoothed(20, 6),
+        lambda classes: _diversified(30, 3),
     ),
     "exhaustive": (
         lambda classes: _noise(100),

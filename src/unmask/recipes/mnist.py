@@ -52,7 +52,8 @@ def mnist_clp() -> Recipe:
 @recipe
 def mnist_lsq() -> Recipe:
     """Logit squeezing with Gaussian noise."""
-    return _mnist("lsq", "logit squeezing (weight 0.5) with Gaussian noise", lsq(0.5), noise=True, epochs=60)
+    what = "logit squeezing (weight 0.5) with Gaussian noise"
+    return _mnist("lsq", what, lsq(0.5), noise=True, epochs=60, batch_size=64)
 
 
 @recipe
@@ -66,4 +67,4 @@ def mnist_ls() -> Recipe:
 def mnist_at() -> Recipe:
     """100% PGD adversarial training."""
     objective = adversarial_training(ADVERSARY)
-    return _mnist("at", "100% PGD adversarial training", objective, epochs=6, batch_size=128)
+    return _mnist("at", "100% PGD adversarial training", objective, epochs=14, batch_size=128)

@@ -1,0 +1,124 @@
+"""The registry of recipes: its order, and that every recipe can be built, described and named in full."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unmask.data import DATA_SETS
+from unmask.errors import RecipeError
+from unmask.models import ARCHITECTURES
+from unmask.recipes import RECIPES, Recipe, find_recipe, override
+from unmask.recipes.recipe import Claim, published, recipe
+from unmask.streams import Streams
+from unmask.threat import Linf
+from unmask.training import Training, plain
+
+NAMES = [
+    "digits-plain", "digits-clp", "digits-lsq", "digits-at",
+    "mnist-plain", "mnist-clp", "mnist-lsq", "mnist-ls", "mnist-at",
+    "000/mnist/plain", "000/mnist/clp", "000/mnist/lsq", "000/mnist/plain-alp",
+    "000/mnist/50-at-alp", "000/mnist/50-at", "000/mnist/100-at-alp", "000/mnist/100-at",
+    "000/cifar10/plain", "000/cifar10/clp", "000/cifar10/lsq", "000/cifar10/plain-alp",
+    "000/cifar10/50-at-alp", "000/cifar10/50-at", "000/cifar10/100-at-alp", "000/cifar10/100-at",
+    "001/mnist/plain-sigma-0.5-100k", "001/mnist/plain-sigma-0.5-400k",
+    "001/mnist/lsq-0.5-sigma-0.5-100k", "001/mnist/lsq-0.5-sigma-0.5-400k",
+    "001/mnist/lsq-2.0-sigma-0.5-100k", "001/mnist/lsq-2.0-sigma-0.5-400k",
+    "001/mnist/ls-0.95-sigma-0.5-100k", "001/mnist/ls-0.95-sigma-0.5-400k",
+    "002/mnist/m-pgd", "002/mnist/alp",
+]  # fmt: skip
+INPUT_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
+
+MINE = Recipe("mine", "a test's", "digits", "digits-cnn", Linf("0.1"), Training(plain()))
+
+
+def test_the_names_and_their_order_are_stable() -> None:
+    assert list(RECIPES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryRecipe:
+    def test_it_has_its_registered_name_and_a_summary(self, name: str) -> None:
+        found = find_recipe(name)
+        assert found.name == name
+        assert found.summary
+        assert RECIPES[name].__doc__
+
+    def test_its_parts_exist_and_fit_each_other(self, name: str) -> None:
+        found = find_recipe(name)
+        assert found.data in DATA_SETS
+        assert ARCHITECTURES[found.architecture].input_shape == INPUT_SHAPES[found.data]
+        assert 0 < found.threat.eps < 1
+        adversary = found.training.objective.adversary
+        assert adversary is None or adversary.threat == found.threat
+
+    def test_its_description_is_plain_values(self, name: str) -> None:
+        described = json.loads(json.dumps(find_recipe(name).describe()))
+        assert described["name"] == name
+        assert described["training"]["epochs"] >= 1
+
+    def test_its_objective_trains_its_network(self, name: str) -> None:
+        """One backward pass on two images, with the adversary cut to one step."""
+        found = find_recipe(name)
+        objective = found.training.objective
+        if objective.adversary is not None:
+            objective = replace(objective, adversary=replace(objective.adversary, steps=1))
+        shape = INPUT_SHAPES[found.data]
+        generator = torch.Generator().manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(shape[0] * shape[1] * shape[2], 10))
+        x, y = torch.rand(2, *shape, generator=generator), torch.tensor([0, 1])
+        for augmentation in found.training.augmentations:
+            x = augmentation(x, generator)
+        total = objective.total(objective.losses(model, x, y, lambda: Streams.derive(0, [0, 1])))
+        total.backward()
+        gradient = model[1].weight.grad
+        assert gradient is not None
+        assert gradient.isfinite().all()
+        assert gradient.any()
+
+
+def test_no_two_recipes_describe_the_same_training() -> None:
+    described = {}
+    for name in NAMES:
+        words = {**find_recipe(name).describe(), "name": ""}
+        described.setdefault(json.dumps(words, sort_keys=True), []).append(name)
+    assert all(len(names) == 1 for names in described.values()), described
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("mnist-clip", "mnist-clp"), ("000/mnist/cpl", "000/mnist/clp"), ("002/alp", "002/mnist/alp")]
+)
+def test_an_unknown_name_is_answered_with_the_closest(wrong: str, right: str) -> None:
+    with pytest.raises(RecipeError, match=f"no recipe '{wrong}'. Did you mean '{right}'"):
+        find_recipe(wrong)
+
+
+def test_a_user_s_recipe_can_be_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.recipes.recipe.RECIPES", dict(RECIPES))
+    recipe(lambda: MINE)
+    assert find_recipe("mine") is MINE
+    with pytest.raises(RecipeError, match="Two recipes are called 'mine'"):
+        recipe(lambda: MINE)
+
+
+class TestOverride:
+    def test_given_settings_replace_the_recipe_s(self) -> None:
+        changed = override(MINE, epochs=3, batch_size=7)
+        assert (changed.training.epochs, changed.training.batch_size) == (3, 7)
+        assert replace(changed, training=MINE.training) == MINE
+
+    def test_none_keeps_them(self) -> None:
+        assert override(MINE) == MINE
+
+    def test_settings_that_make_no_sense_are_refused(self) -> None:
+        with pytest.raises(RecipeError, match="epochs 0"):
+            override(MINE, epochs=0)
+
+
+def test_published_values_are_percent_and_claims_are_shares() -> None:
+    assert published("Paper", "Table 1", "Row", {"clean": 98.97, "pgd": 0.0}) == (
+        Claim("Paper", "Table 1", "Row", "clean", 0.9897),
+        Claim("Paper", "Table 1", "Row", "pgd", 0.0),
+    )
