@@ -41,6 +41,7 @@ def package(name: str, runs: Path, data_dir: Path | None) -> dict:
         first.pixels(),
         first.labels,
         trained.recipe.threat,
+        claim=trained.recipe.usual_attack,
         ids=first.ids,
         subject=subject,
         run_dir=runs / f"{name}-fp16-audit",
@@ -57,7 +58,7 @@ def package(name: str, runs: Path, data_dir: Path | None) -> dict:
         "verdict": audited.verdict.label,
     }
     card = {**trained.card, "weights": "fp16", "figures": figures, "sha256": hashlib.sha256(payload).hexdigest()}
-    card = {key: card[key] for key in (*CARD_KEYS, "weights", "packages", "version")}
+    card = {key: card[key] for key in (*CARD_KEYS, "usual_attack", "weights", "packages", "version")}
     WEIGHTS.mkdir(exist_ok=True)
     (WEIGHTS / f"{name}.safetensors").write_bytes(payload)
     (WEIGHTS / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -18,7 +18,7 @@ from unmask.contract import Model
 from unmask.errors import AuditError, unknown
 from unmask.losses import scale_invariant
 from unmask.streams import Streams
-from unmask.threat import ThreatModel
+from unmask.threat import ThreatModel, parse_eps
 
 Move = Callable[[Model, Tensor, Tensor, ThreatModel, Streams, int], AttackResult]
 CLAIM = "pgd-40"
@@ -40,9 +40,10 @@ class PlannedAttack:
 
 
 def claim_attack(name: str, threat: ThreatModel) -> PlannedAttack:
-    """Return the usual attack whose figure is the claim: "fgsm", or "pgd-N" for N steps of 4 eps / (3 N), one start.
+    """Return the usual attack whose figure is the claim: "fgsm", "pgd-N", or "pgd-N-step-SIZE"; one random start.
 
-    At eps 0.3 pgd-40 is the 40 steps of 0.01 of the MNIST literature. Raises AuditError for another name.
+    N steps of 4 eps / (3 N) unless a size is given (in pixels: 0.01, 2/255): at eps 0.3 "pgd-40" is the 40 steps of
+    0.01 of the MNIST literature. Raises AuditError for another name.
     """
     if name == "fgsm":
         return PlannedAttack(
@@ -52,11 +53,12 @@ def claim_attack(name: str, threat: ThreatModel) -> PlannedAttack:
             settings={"steps": 1},
             description="one step of eps on the cross-entropy, from the clean image",
         )
-    match = re.fullmatch(r"pgd-([1-9]\d{0,5})", name)
+    match = re.fullmatch(r"pgd-([1-9]\d{0,5})(?:-step-(.+))?", name)
     if match is None:
-        raise AuditError(unknown("claim", name, ["pgd-40", "pgd-20", "pgd-10", "fgsm"]) + " Any pgd-N will do.")
+        known = ["pgd-40", "pgd-20", "pgd-10", "fgsm"]
+        raise AuditError(unknown("claim", name, known) + " Any pgd-N or pgd-N-step-SIZE will do.")
     steps = int(match[1])
-    step_size = usual_step_size(threat, steps)
+    step_size = float(parse_eps(match[2])) if match[2] else usual_step_size(threat, steps)
     return PlannedAttack(
         name,
         lambda m, x, y, t, s, r: pgd(m, x, y, threat=t, steps=steps, step_size=step_size, generator=s),

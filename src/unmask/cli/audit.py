@@ -40,8 +40,12 @@ def audit(
     norm: Annotated[str | None, typer.Option(help="linf, l2 or l1. Default: the card's, else linf.")] = None,
     budget: Annotated[str, typer.Option(help="quick, standard or exhaustive.")] = "standard",
     claim: Annotated[
-        str, typer.Option(help="The usual attack whose figure is the claim: pgd-N, fgsm or none.")
-    ] = "pgd-40",
+        str | None,
+        typer.Option(
+            help="The usual attack whose figure is the claim: pgd-N, pgd-N-step-SIZE, fgsm or none. "
+            "Default: the card's, else pgd-40."
+        ),
+    ] = None,
     seed: Seed = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Where the record goes. Default: runs/audit-MODEL-....")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once; changes no random draw.")] = 256,
@@ -70,6 +74,7 @@ def audit(
 
     loaded = load_model(model, weights=weights, device=device)
     threat = _threat(loaded, eps, norm)
+    claim = claim or str((loaded.card or {}).get("usual_attack", "pgd-40"))
     images = _images(loaded, data, split, n, sample, seed, data_dir, download).to(device)
     folder = run_dir or Path("runs") / _run_name(loaded.name, images, str(threat), budget, claim, seed)
     source = model if weights is None else f"{model}{WITH_WEIGHTS}{weights}"

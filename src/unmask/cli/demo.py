@@ -44,6 +44,7 @@ def demo(
                 images.pixels(),
                 images.labels,
                 trained.recipe.threat,
+                claim=trained.recipe.usual_attack,
                 seed=seed,
                 run_dir=run_dir / f"{name}-audit",
                 ids=images.ids,

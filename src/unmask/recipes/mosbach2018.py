@@ -56,7 +56,10 @@ def _mnist(row: str, objective: Objective, figures: Figures, noise: GaussianNois
 def _cifar10(row: str, objective: Objective, figures: Figures, noise: GaussianNoise | None = None) -> Recipe:
     claims = published(PAPER, "CIFAR-10", row, dict(zip(COLUMNS, figures, strict=True)))
     name, summary = f"000/cifar10/{_slug(row)}", f"{PAPER}, CIFAR-10: {row}"
-    return Recipe(name, summary, "cifar10", "resnet20-v2", CIFAR10_THREAT, _training(objective, noise), claims)
+    training = _training(objective, noise)
+    return Recipe(
+        name, summary, "cifar10", "resnet20-v2", CIFAR10_THREAT, training, claims, usual_attack="pgd-10-step-2/255"
+    )
 
 
 def _slug(row: str) -> str:

@@ -23,9 +23,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model's architecture, data, training, and the threat model under which it is audited.
+    """A model's architecture, data, training, the threat model under which it is audited, and its usual attack.
 
-    `held_out` counts the first images of the official training split that are not trained on.
+    `held_out` counts the first images of the official training split that are not trained on. `usual_attack` is the one
+    whose figure is the claim on this data, in the words of `unmask audit --claim`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Recipe:
     training: Training
     claims: tuple[Claim, ...] = ()
     held_out: int = 0
+    usual_attack: str = "pgd-40"
 
     def describe(self) -> dict[str, object]:
         """Return the recipe as plain values."""
@@ -45,6 +47,7 @@ class Recipe:
             "held_out": self.held_out,
             "architecture": self.architecture,
             "threat": self.threat.describe(),
+            "usual_attack": self.usual_attack,
             "training": self.training.describe(),
         }
 

@@ -141,6 +141,7 @@ def _card(
         "classes": len(train_set.classes),
         "data": recipe.data,
         "threat": recipe.threat.describe(),
+        "usual_attack": recipe.usual_attack,
         "recipe": recipe.name,
         "objective": training.pop("objective"),
         "training": {**training, "seed": seed, "examples": len(train_set), "data_fingerprint": train_set.fingerprint()},
