@@ -69,6 +69,13 @@ def test_a_child_leaves_its_parent_as_it_is_and_is_always_the_same() -> None:
     assert not torch.equal(parent.child("restart", 1).normal((5,)), first)
 
 
+def test_children_depend_on_their_own_parent_alone() -> None:
+    children = Streams.derive(0, range(5)).child("restart", 1)
+    assert len(set(children.seeds)) == 5
+    assert Streams.derive(0, range(3, 5)).child("restart", 1).seeds == children.seeds[3:]
+    assert not set(Streams.derive(1, range(5)).child("restart", 1).seeds) & set(children.seeds)
+
+
 def test_distributions() -> None:
     streams = Streams.derive(3, range(100))
     uniform, normal = streams.uniform((500,)), streams.normal((500,))

@@ -116,6 +116,14 @@ def test_points_inside_stay_exactly_as_they_are(
     assert np.array_equal(project(threat, inside, x), inside)
 
 
+@every_norm
+def test_points_inside_stay_exactly_as_they_are_in_float32_too(norm: str) -> None:
+    threat, generator = ball(norm, 4.0), torch.Generator().manual_seed(0)
+    x, inside = (torch.rand(50, 4, generator=generator).square() for _ in range(2))
+    assert not torch.equal(x + (inside - x), inside)  # going there and back would round
+    assert torch.equal(threat.project(inside, x), inside)
+
+
 @pytest.mark.parametrize("pixel_count", [64, 784, 12_000])
 @pytest.mark.parametrize("eps", [0.01, 0.3, 1.0, 12.0])
 @pytest.mark.parametrize("spread", [1e-7, 1e-4, 0.05, 1.0, 1e6])

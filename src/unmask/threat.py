@@ -142,8 +142,8 @@ class ThreatModel:
             tiny = torch.finfo(gradient.dtype).tiny
             scaled = gradient / _per_image(torch.amax, gradient.abs()).clamp(min=tiny)
             return size * scaled / _per_image(torch.linalg.vector_norm, scaled).clamp(min=tiny)
-        room = self._room(x_adv, gradient) * (gradient.flatten(1) != 0)
-        return _fill(gradient.abs().flatten(1), room, size.flatten(1)).view_as(x_adv) * gradient.sign()
+        amounts = _fill(gradient.abs().flatten(1), self._room(x_adv, gradient), size.flatten(1))
+        return amounts.view_as(x_adv) * gradient.sign()
 
     def _on_sphere(self, x: Tensor, streams: Streams) -> Tensor:
         """Return a random direction of unit norm (L2: uniform; L1: uniform on the surface by exponential draws)."""

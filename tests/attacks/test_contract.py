@@ -181,6 +181,7 @@ def test_nothing_but_the_result_is_changed(attack: Row, training: bool, network:
 
     # Neither dropout nor the batch's statistics have a say: a module is attacked as it will be used.
     torch.testing.assert_close(result.x_adv, expected.x_adv)
+    assert not result.x_adv.requires_grad
     result.x_adv.fill_(7.0)
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == [False, True, *(True for _ in others)]

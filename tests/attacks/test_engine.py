@@ -1,5 +1,6 @@
 """The ascent engine and its parts: starts, gradient estimators, restarts, and models that hide their gradients."""
 
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -8,12 +9,12 @@ from torch import Tensor, nn
 
 from unmask.attacks import cosine_pgd, pgd, random_noise, spsa
 from unmask.attacks.ascent import ascend, climb
-from unmask.attacks.gradient import exact, smoothed
+from unmask.attacks.gradient import Estimator, exact, smoothed
 from unmask.attacks.gradient import spsa as spsa_gradient
 from unmask.attacks.pgd import usual_step_size
 from unmask.attacks.problem import AttackResult, Problem, input_gradient, pose, restarted
 from unmask.attacks.start import Start, Started, at, clean, noised, output_diversified, uniform
-from unmask.attacks.stepper import fixed
+from unmask.attacks.stepper import Stepper, fixed
 from unmask.errors import DataError
 from unmask.losses import cross_entropy, margin, scale_invariant
 from unmask.streams import Streams
@@ -67,6 +68,17 @@ def test_the_trace_is_the_loss_at_every_iterate(problem: Problem) -> None:
         values = problem.value(problem.logits(point)).detach()
         seen = line.isfinite()
         torch.testing.assert_close(line[seen], values[seen])
+
+
+def test_a_break_by_a_tie_is_kept_though_its_margin_is_no_larger() -> None:
+    # Of equal logits the first one is predicted: class 1 is right in the first answer, and wrong in the second.
+    answers = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+    x, y = torch.full((2, 1, 2, 2), 0.45), torch.tensor([1, 1])
+    problem = pose(lambda x: answers[(x.flatten(1).mean(1) > 0.5).long()], x, y, threat=Linf("0.3"), generator=None)
+    rising = Stepper(lambda problem, x_adv: {}, lambda problem, x_adv, gradient, state, clock: (x_adv + 0.1, state))
+    result = ascend(problem, start=clean(), stepper=rising, steps=2)
+    assert result.broken.all() and (result.margin == 0).all()
+    torch.testing.assert_close(result.x_adv, x + 0.1)
 
 
 def test_steps_of_zero_judge_the_start(problem: Problem) -> None:
@@ -266,6 +278,12 @@ def test_spsa_climbs_where_pgd_stands_still(rounded: tuple[nn.Module, Tensor, Te
     assert (found.forwards == 1 + 15 * 33).all()
 
 
+def test_spsas_defaults_are_those_of_the_evaluation_it_comes_from() -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(spsa).parameters.items()}
+    expected = {"steps": 100, "step_size": 0.01, "delta": 0.01, "samples": 128, "loss": margin}
+    assert {name: defaults[name] for name in expected} == expected
+
+
 def test_random_noise_finds_what_gradients_do_not(rounded: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = rounded
     before = margin(model(x), y)
@@ -286,6 +304,7 @@ def test_logits_of_a_large_scale_stop_cross_entropy_and_not_its_scale_free_form(
     assert found.broken.all()
 
 
-def test_a_model_without_a_graph_needs_no_backwards(problem: Problem) -> None:
+@pytest.mark.parametrize("estimator", [exact(), smoothed(0.1), spsa_gradient(samples=2)])
+def test_a_model_without_a_graph_is_charged_no_backwards(estimator: Estimator, problem: Problem) -> None:
     silent = Problem(**{**vars(problem), "model": lambda x: problem.logits(x).detach()})
-    assert (run(silent, clean(), gradient=exact()).backwards == 0).all()
+    assert (run(silent, output_diversified(), gradient=estimator).backwards == 0).all()

@@ -69,14 +69,16 @@ def output_diversified(steps: int = 2, step_share: float = 1.0) -> Start:
     def start(problem: Problem) -> Started:
         x_adv = problem.threat.uniform(problem.x, problem.streams)
         direction: Tensor | None = None
+        backwards = 0
         for _ in range(steps):
             leaf, logits, _ = problem.forward(x_adv, graph=True)
             if direction is None:
                 direction = 2 * problem.streams.uniform(logits.shape[1:]).to(logits) - 1
             gradient = input_gradient((direction * logits).sum(1), leaf)
+            backwards += int(logits.requires_grad)
             step = problem.threat.steepest_step(gradient, x_adv, step_share * problem.threat.eps)
             x_adv = problem.threat.project(x_adv + step, problem.x)
-        return Started(x_adv, forwards=steps, backwards=steps)
+        return Started(x_adv, forwards=steps, backwards=backwards)
 
     return start
 
