@@ -57,7 +57,13 @@ def package(name: str, runs: Path, data_dir: Path | None) -> dict:
         "audit": f"unmask audit {name} -n {IMAGES}",
         "verdict": audited.verdict.label,
     }
-    card = {**trained.card, "weights": "fp16", "figures": figures, "sha256": hashlib.sha256(payload).hexdigest()}
+    card = {
+        **trained.card,
+        "usual_attack": trained.recipe.usual_attack,
+        "weights": "fp16",
+        "figures": figures,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
     card = {key: card[key] for key in (*CARD_KEYS, "usual_attack", "weights", "packages", "version")}
     WEIGHTS.mkdir(exist_ok=True)
     (WEIGHTS / f"{name}.safetensors").write_bytes(payload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -174,7 +175,7 @@ def test_a_running_upper_bound_is_told(linear):
         (lambda a: a | {"model": lambda x: a["model"](x).argmax(1)}, ModelError, "logits"),
         (lambda a: a | {"model": nn.Linear(3, 4)}, AuditError, "cannot be run"),
         (lambda a: a | {"y": a["y"] + 2}, DataError, "Labels lie"),
-        (lambda a: a | {"y": a["y"] - 1}, DataError, "Labels lie"),
+        (lambda a: a | {"y": -1 - a["y"]}, DataError, "Labels lie"),
         (lambda a: a | {"y": a["y"].float()}, DataError, "int64"),
         (lambda a: a | {"y": a["y"][:-1]}, DataError, "one class number per image"),
         (lambda a: a | {"x": a["x"] * 255}, DataError, "divide by 255"),
@@ -191,7 +192,7 @@ def test_a_running_upper_bound_is_told(linear):
 def test_unusable_input_is_refused_with_advice(linear, change, error, words):
     model, x, y, _ = linear
     arguments = change({"model": model, "x": x, "y": y, "threat": unmask.Linf(0.03), "budget": "quick"})
-    with pytest.raises(error, match=r"(?s).*".join(words.split()).replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(error, match=re.escape(words)):
         unmask.audit(**arguments)
 
 

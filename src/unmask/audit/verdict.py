@@ -28,8 +28,8 @@ def decide(
 
     1. inconclusive: some example ended in an error or was not run, the model is randomised, or there are fewer than
        20 images;
-    2. masked: the claim looked robust (a quarter of the clean accuracy or more) and the usual attack surely overlooks
-       more than 5 points, or gradients are missing or zero on most images;
+    2. masked: the claim looked robust (a quarter of the clean accuracy or more), and the usual attack surely overlooks
+       more than 5 points and a third or more of what it leaves, or gradients are missing or zero on most images;
     3. not robust: less than a quarter of the clean accuracy is left;
     4. inconclusive: a further check failed; 5. robust.
     """
@@ -57,5 +57,5 @@ def decide(
         f"{measured:.1%} of the images resist every attack of the plan ({clean:.1%} are correct without attack)."
     ]
     if claimed is not None:
-        reasons.append(f"The usual attack agrees: it leaves {claimed:.1%}.")
+        reasons.append(f"The usual attack overlooks {claimed - measured:.1%}.")
     return Verdict("robust", tuple(reasons))
