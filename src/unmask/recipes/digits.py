@@ -56,8 +56,8 @@ def digits_clp() -> Recipe:
 @recipe
 def digits_lsq() -> Recipe:
     """Logit squeezing with Gaussian noise."""
-    training = _training(lsq(0.5), epochs=100, noise=NOISE)
-    return _digits("lsq", "logit squeezing (weight 0.5) with Gaussian noise", THREAT, training)
+    training = _training(lsq(0.3), epochs=100, noise=NOISE)
+    return _digits("lsq", "logit squeezing (weight 0.3) with Gaussian noise", THREAT, training)
 
 
 @recipe
