@@ -4,7 +4,8 @@ import sys
 from types import ModuleType
 
 from unmask.audit.plan import BUDGETS, PlannedAttack, make_plan
-from unmask.audit.runner import AuditProgress, AuditResult, Subject, audit
+from unmask.audit.runner import AuditProgress, AuditResult, audit
+from unmask.audit.spec import Subject
 from unmask.audit.verdict import Verdict, decide
 from unmask.audit.verification import Replay, verify
 

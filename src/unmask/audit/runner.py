@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.attacks.problem import AttackResult
-from unmask.audit.fingerprint import model_fingerprint, parameter_count, tensors_fingerprint
 from unmask.audit.plan import CLAIM, PlannedAttack, make_plan
+from unmask.audit.spec import Subject, make_spec
 from unmask.audit.verdict import Verdict, decide
-from unmask.contract import Model, check_images, check_labels, check_not_probabilities, logits_of
+from unmask.contract import Model, check_images, check_labels, check_not_probabilities, eval_mode, logits_of
 from unmask.diagnostics import Finding, claim_gap, determinism, eps_curve, gradients, restart_losses
-from unmask.environment import code_version, hardware, packages
 from unmask.errors import AuditError, DataError, UnmaskError
-from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Round, Run, Spec, queries
+from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Round, Run, queries
 from unmask.losses import cross_entropy, margin, predictions
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
 BATCH_SIZE = 256
-
-
-@dataclass(frozen=True)
-class Subject:
-    """How the audited model and data are called in records and reports."""
-
-    name: str = "model"
-    source: str = ""
-    data: str = "images"
-    split: str = ""
-    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,10 +103,10 @@ def audit(
         raise DataError(
             f"Example ids came as shape {tuple(ids.shape)}; expected {len(y)} different numbers, one per image."
         )
-    with _eval_mode(model) as was_training:
+    with eval_mode(model) as was_training:
         classes = _first_look(model, x, y, batch_size)
         plan = make_plan(budget, threat, classes, claim)
-        spec = _spec(model, x, y, ids, threat, plan, budget, seed, batch_size, classes, subject or Subject())
+        spec = make_spec(model, x, y, ids, threat, plan, budget, seed, batch_size, classes, subject or Subject())
         pixels = x.cpu().numpy()
         with Ledger.open(
             None if run_dir is None else Path(run_dir), spec, ids=ids.numpy(), labels=y.cpu().numpy(), images=pixels
@@ -129,20 +115,6 @@ def audit(
             survey.run_rounds()
             findings = _findings(survey, classes, was_training, diagnostics)
             return survey.conclude(findings)
-
-
-@contextmanager
-def _eval_mode(model: Model) -> Iterator[bool]:
-    """Hold a module in eval mode, and give its modules' modes back; yields whether it was in train mode."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    if isinstance(model, nn.Module):
-        model.eval()
-    try:
-        yield any(modes)
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 @torch.no_grad()
@@ -160,61 +132,6 @@ def _first_look(model: Model, x: Tensor, y: Tensor, batch_size: int) -> int:
     check_not_probabilities(logits)
     check_labels(y, len(x), logits.shape[1])
     return logits.shape[1]
-
-
-def _spec(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    ids: Tensor,
-    threat: ThreatModel,
-    plan: Sequence[PlannedAttack],
-    budget: object,
-    seed: int,
-    batch_size: int,
-    classes: int,
-    subject: Subject,
-) -> Spec:
-    names = subject.classes or tuple(map(str, range(classes)))
-    claims = [attack.name for attack in plan if attack.role == "claim"]
-    return Spec.model_validate(
-        {
-            "name": subject.name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": {
-                "source": subject.source or subject.name,
-                "fingerprint": model_fingerprint(model, x),
-                "parameters": parameter_count(model),
-            },
-            "data": {
-                "name": subject.data,
-                "split": subject.split,
-                "n": len(x),
-                "fingerprint": tensors_fingerprint(x, y, ids),
-                "classes": list(names),
-                "input_shape": list(x.shape[1:]),
-            },
-            "threat": threat.describe(),
-            "plan": [{"attack": "clean", "restarts": 1, "role": "clean", "description": "no perturbation"}]
-            + [
-                {
-                    "attack": attack.name,
-                    "restarts": attack.restarts,
-                    "role": attack.role,
-                    "settings": dict(attack.settings),
-                    "description": attack.description,
-                }
-                for attack in plan
-            ],
-            "claim": claims[0] if claims else None,
-            "budget": budget if isinstance(budget, str) else "custom",
-            "seed": seed,
-            "batch_size": batch_size,
-            "version": code_version(),
-            "packages": packages(),
-            "hardware": hardware(x.device),
-        }
-    )
 
 
 class _Survey:

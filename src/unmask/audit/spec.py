@@ -1,0 +1,83 @@
+"""What an audit records before it begins: everything that decides its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from torch import Tensor
+
+from unmask.audit.fingerprint import model_fingerprint, parameter_count, tensors_fingerprint
+from unmask.audit.plan import PlannedAttack
+from unmask.contract import Model
+from unmask.environment import code_version, hardware, packages
+from unmask.ledger import Spec
+from unmask.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Subject:
+    """How the audited model and data are called in records and reports."""
+
+    name: str = "model"
+    source: str = ""
+    data: str = "images"
+    split: str = ""
+    classes: tuple[str, ...] = ()
+
+
+def make_spec(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    threat: ThreatModel,
+    plan: Sequence[PlannedAttack],
+    budget: object,
+    seed: int,
+    batch_size: int,
+    classes: int,
+    subject: Subject,
+) -> Spec:
+    """Return the record's first page: model, data, threat, plan, seed and what else decides the outcome."""
+    names = subject.classes or tuple(map(str, range(classes)))
+    claims = [attack.name for attack in plan if attack.role == "claim"]
+    return Spec.model_validate(
+        {
+            "name": subject.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": {
+                "source": subject.source or subject.name,
+                "fingerprint": model_fingerprint(model, x),
+                "parameters": parameter_count(model),
+            },
+            "data": {
+                "name": subject.data,
+                "split": subject.split,
+                "n": len(x),
+                "fingerprint": tensors_fingerprint(x, y, ids),
+                "classes": list(names),
+                "input_shape": list(x.shape[1:]),
+            },
+            "threat": threat.describe(),
+            "plan": [{"attack": "clean", "restarts": 1, "role": "clean", "description": "no perturbation"}]
+            + [
+                {
+                    "attack": attack.name,
+                    "restarts": attack.restarts,
+                    "role": attack.role,
+                    "settings": dict(attack.settings),
+                    "description": attack.description,
+                }
+                for attack in plan
+            ],
+            "claim": claims[0] if claims else None,
+            "budget": budget if isinstance(budget, str) else "custom",
+            "seed": seed,
+            "batch_size": batch_size,
+            "version": code_version(),
+            "packages": packages(),
+            "hardware": hardware(x.device),
+        }
+    )
