@@ -209,6 +209,15 @@ def test_ctrl_c_ends_every_verb_with_130(run, monkeypatch, verb):
     assert "again" in result.output
 
 
+def test_the_demo_names_the_threat_of_every_model(run, monkeypatch):
+    monkeypatch.setattr("unmask.cli.demo.RECIPES", ("digits-plain",))
+    shown = run("demo", "--run-dir", "demo")
+    assert shown.exit_code == 0, shown.output
+    assert "Linf(0.2)" in shown.output and "not robust" in shown.output
+    again = json.loads(run("demo", "--run-dir", "demo", "--json").stdout)
+    assert again["models"][0]["threat"] == "Linf(0.2)" and Path(again["report"]).exists()
+
+
 @pytest.mark.slow
 def test_a_real_interrupt_and_going_on(tmp_path):
     folder = tmp_path / "net"

@@ -51,13 +51,21 @@ def demo(
                 subject=subject,
                 watch=shown.audit,
             )
-        out.print(f"{name}: {results[name].headline}.", markup=False, soft_wrap=True) if not json else None
+        if not json:
+            out.print(f"{name}: {results[name].headline}.", markup=False, soft_wrap=True)
     report = write_report([result.run for result in results.values()], run_dir / "report.html")
     rows = [
-        (name, share(r.clean_accuracy), share(r.claimed_accuracy), share(r.robust_accuracy), r.verdict.label)
+        (
+            name,
+            str(r.run.spec.threat),
+            share(r.clean_accuracy),
+            share(r.claimed_accuracy),
+            share(r.robust_accuracy),
+            r.verdict.label,
+        )
         for name, r in results.items()
     ]
-    columns = ["model", "clean", "claimed (PGD-40)", "measured", "verdict"]
+    columns = ["model", "threat", "clean", "claimed (PGD-40)", "measured", "verdict"]
     if json:
         print_json({"models": [dict(zip(columns, row, strict=True)) for row in rows], "report": report})
         return
