@@ -470,3 +470,113 @@ def test_a_description_without_bounds_means_the_unit_box() -> None:
 def test_threat_models_that_make_no_sense_are_refused(build: Callable[[], ThreatModel], message: str) -> None:
     with pytest.raises(ThreatError, match=message):
         build()
+
+
+# -- 8-bit images ----------------------------------------------------------------------------------------------------
+
+LEVELS = torch.arange(256)
+numbers = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def survives_bytes(image: Tensor) -> bool:
+    return torch.equal((image * 255).round().byte().to(image.dtype) / 255, image)
+
+
+@st.composite
+def small_cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, float]:
+    """Draw an image of three pixels, on the grid or off it, a point near it, and eps in levels of 1 / 255."""
+    on_grid = draw(st.booleans())
+    level = st.integers(0, 255) if on_grid else st.floats(0, 255)
+    x = torch.tensor([[draw(level) for _ in range(3)]], dtype=torch.float64) / 255
+    moved = torch.tensor([[draw(st.floats(-6, 6)) for _ in range(3)]], dtype=torch.float64) / 255
+    return x, x + moved, draw(st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.0, 3.3]))
+
+
+def grid_around(x: Tensor) -> Tensor:
+    """Return all 8-bit images within 5 levels of an image (1, 3)."""
+    near = [(LEVELS.double() / 255)[(LEVELS - 255 * pixel).abs() <= 5] for pixel in x[0]]
+    return torch.cartesian_prod(*near)
+
+
+@every_norm
+@settings(deadline=None, max_examples=200)
+@given(case=small_cases())
+def test_an_8_bit_image_is_found_wherever_one_lies_in_the_ball(norm: str, case: tuple[Tensor, Tensor, float]) -> None:
+    x, v, levels = case
+    threat, grid = ball(norm, levels / 255), grid_around(x)
+    v = threat.project(v, x)
+    image = threat.to_8bit(v, x)
+    assert survives_bytes(image)
+    around = x.expand_as(grid)
+    inside = threat.distance(grid, around) <= threat.eps
+    if inside.any():
+        assert threat.contains(image, x).all()
+        best = torch.linalg.vector_norm(grid[inside] - v, dim=1).min()
+        slack = 1e-9 if norm == "linf" else 1 / 255  # of L2 and L1, where one pixel may be left for another
+        assert torch.linalg.vector_norm(image - v) <= best + slack
+    if not threat.contains(grid, around).any():
+        assert not threat.contains(image, x).any()
+        assert torch.equal(image, (255 * x).round() / 255)
+
+
+@numbers
+@pytest.mark.parametrize("eps", range(0, 256, 5))
+def test_whole_levels_of_eps_are_used_whole(eps: int, dtype: torch.dtype) -> None:
+    # 8/255 more than n/255 is not (n + 8)/255 in float32: rounding must cost no level, and give none.
+    x = (LEVELS.to(dtype) / 255)[None]
+    threat = Linf(f"{eps}/255")
+    for sign in (1, -1):
+        image = threat.to_8bit(threat.project(x + sign, x), x)
+        assert torch.equal((255 * image).round().long()[0], (LEVELS + sign * eps).clamp(0, 255))
+        assert threat.contains(image, x).all()
+        assert survives_bytes(image)
+
+
+def test_a_ball_of_half_a_level_more_ends_at_the_level_below() -> None:
+    x = (LEVELS / 255.0)[None]
+    image = Linf("8.5/255").to_8bit(x + 0.5, x)
+    assert torch.equal((255 * image).round().long()[0], (LEVELS + 8).clamp(max=255))
+
+
+@every_norm
+@numbers
+def test_8_bit_images_of_real_size_are_inside_and_hardly_moved(norm: str, dtype: torch.dtype) -> None:
+    threat = {"linf": Linf("8/255"), "l2": L2(0.5), "l1": L1(12)}[norm]
+    generator = torch.Generator().manual_seed(0)
+    for on_grid in (True, False):
+        x = torch.rand(6, 3, 16, 16, generator=generator, dtype=dtype)
+        x = (255 * x).round() / 255 if on_grid else x
+        v = threat.project(x + 0.05 * torch.randn(x.shape, generator=generator, dtype=dtype), x)
+        image = threat.to_8bit(v, x)
+        assert image.dtype == dtype and image.shape == x.shape
+        assert survives_bytes(image) and threat.contains(image, x).all()
+        # Rounding moves a pixel by half a level at most, giving way at the edge of the ball by one.
+        plain = torch.linalg.vector_norm(((255 * v).round() / 255 - v).flatten(1), dim=1)
+        assert (torch.linalg.vector_norm((image - v).flatten(1), dim=1) <= 2 * plain).all()
+        apart = torch.cat([threat.to_8bit(a, b) for a, b in zip(v.split(1), x.split(1), strict=True)])
+        assert torch.equal(apart, image)
+        assert threat.to_8bit(v[:0], x[:0]).shape == x[:0].shape
+
+
+@pytest.mark.parametrize(("threat", "raised"), [(L2("3/255"), 9), (L1("6/255"), 6), (L2(0), 0), (L1("0.9/255"), 0)])
+def test_pixels_that_are_all_alike_are_rounded_up_while_there_is_room(threat: ThreatModel, raised: int) -> None:
+    # Shrinking alone would lose them all at once.
+    x = torch.full((1, 16), 100 / 255)
+    image = threat.to_8bit(x + 0.7 / 255, x)
+    assert (255 * image).round().sub(100).sum() == raised
+    assert threat.contains(image, x).all() and survives_bytes(image)
+
+
+def test_points_outside_ball_and_box_are_brought_in() -> None:
+    x = torch.tensor([[0.0, 1.0, 0.5, 128 / 255]])
+    far = torch.tensor([[-7.0, 9.0, 5.0, -3.0]])
+    for threat in (Linf("8/255"), L2("8.5/255"), L1("9/255")):
+        image = threat.to_8bit(far, x)
+        assert survives_bytes(image) and threat.contains(image, x).all()
+        assert threat.distance(image, x) > threat.eps - 1 / 255
+
+
+def test_8_bit_images_need_the_unit_box() -> None:
+    x = torch.zeros(1, 3)
+    with pytest.raises(ThreatError, match=r"pixels in \[0, 1\]; this threat model's lie in \[-1\.0, 1\.0\]"):
+        Linf("8/255", -1.0, 1.0).to_8bit(x, x)

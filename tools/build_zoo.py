@@ -20,7 +20,7 @@ from unmask.models import build
 from unmask.models.zoo import CARD_KEYS, WEIGHTS
 from unmask.recipes import train
 
-RECIPES = ("mnist-plain", "mnist-clp", "mnist-lsq", "mnist-at")
+RECIPES = ("mnist-plain", "mnist-clp", "mnist-lsq", "mnist-ls", "mnist-alp", "mnist-at")
 IMAGES = 1000
 
 

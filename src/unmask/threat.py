@@ -1,7 +1,7 @@
 """The threat model: which perturbed images count, and the geometry of that set.
 
 The set is a ball of an Lp norm around the clean image, cut with the box of valid pixels. This file is the only owner of
-projection, random starts, distance, containment and the steepest step.
+projection, rounding to 8 bits, random starts, distance, containment and the steepest step.
 """
 
 from __future__ import annotations
@@ -109,6 +109,29 @@ class ThreatModel:
         inside = self._in_box(x_adv) & (self.distance(x_adv, x) <= self.eps)
         return torch.where(inside.view(-1, *[1] * (x.dim() - 1)), x_adv, moved)
 
+    def to_8bit(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Return an image of 8-bit pixels n / 255 in ball and box near x_adv: (B, ...) twice -> (B, ...).
+
+        Linf: the nearest one. L2 and L1: x_adv shrunk towards x as projections shrink it, by as little as its rounded
+        image needs to lie in the ball, and then as many pixels that were just lost as there is room for. Around some x
+        off the grid lies no such image: then x itself is rounded, and `contains` says no. Pixels are those of
+        `(x * 255).round().byte() / 255`. Raises ThreatError where the pixel bounds are not 0 and 1.
+        """
+        if (self.low, self.high) != (0.0, 1.0):
+            raise ThreatError(
+                f"8-bit images have pixels in [0, 1]; this threat model's lie in [{self.low}, {self.high}]."
+            )
+        # Half of the tolerance is left for the rounding of n / 255 itself.
+        reach = self.eps + self.tolerance / 2
+        if self.norm == "linf":
+            lowest, highest = (255 * (x.double() - reach)).ceil(), (255 * (x.double() + reach)).floor()
+            missing = _per_image(torch.any, lowest > highest)
+            levels = torch.minimum(torch.maximum((255 * x_adv.double()).round(), lowest), highest)
+            levels = torch.where(missing, (255 * x.double()).round(), levels)
+        else:
+            levels = self._shrunk_levels(x_adv.clamp(0, 1), x, reach)
+        return levels.clamp(0, 255).to(x) / 255
+
     def uniform(self, x: Tensor, streams: Streams) -> Tensor:
         """Return a uniform random point of the ball around x, projected onto the box (for Linf, clipped)."""
         if self.norm == "linf":
@@ -144,6 +167,36 @@ class ThreatModel:
             return size * scaled / _per_image(torch.linalg.vector_norm, scaled).clamp(min=tiny)
         amounts = _fill(gradient.abs().flatten(1), self._room(x_adv, gradient), size.flatten(1))
         return amounts.view_as(x_adv) * gradient.sign()
+
+    def _shrunk_levels(self, x_adv: Tensor, x: Tensor, reach: float) -> Tensor:
+        """Return the levels 0..255 of `to_8bit` for L2 and L1, float64.
+
+        The shrinking is that of projections onto smaller balls, which pixel by pixel only ever brings levels nearer to
+        those of x: so the bisection is exact, and between its two ends lies one level in some pixels.
+        """
+        origin, delta = x.double().flatten(1), (x_adv.double() - x.double()).flatten(1)
+        order = 2 if self.norm == "l2" else 1
+        most = delta.abs().amax(1, keepdim=True)
+
+        def shrunk(share: Tensor) -> Tensor:
+            cut = (delta.abs() - (1 - share) * most).clamp(min=0) * delta.sign()
+            return (255 * (origin + (share * delta if self.norm == "l2" else cut))).round()
+
+        def costs(levels: Tensor) -> Tensor:
+            return ((levels.to(x.dtype) / 255).double() - origin).abs() ** order
+
+        allowed = reach**order
+        inside, outside = torch.zeros_like(most), torch.ones_like(most)
+        for _ in range(40):
+            middle = (inside + outside) / 2
+            fits = costs(shrunk(middle)).sum(1, keepdim=True) <= allowed
+            inside, outside = torch.where(fits, middle, inside), torch.where(fits, outside, middle)
+        levels, lost = shrunk(inside), shrunk(outside)
+        dearer = costs(lost) - costs(levels)
+        cheapest = dearer.argsort(dim=1, stable=True)
+        total = costs(levels).sum(1, keepdim=True) + dearer.gather(1, cheapest).cumsum(1)
+        regained = torch.zeros_like(delta, dtype=torch.bool).scatter(1, cheapest, total <= allowed)
+        return torch.where(regained, lost, levels).view_as(x)
 
     def _on_sphere(self, x: Tensor, streams: Streams) -> Tensor:
         """Return a random direction of unit norm (L2: uniform; L1: uniform on the surface by exponential draws)."""

@@ -1,5 +1,6 @@
 """What every attack promises. A new attack enters by one row of ROWS and meets all of it."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,19 +12,25 @@ from unmask.attacks import ATTACKS, AttackResult
 from unmask.errors import AuditError, DataError, ModelError
 from unmask.losses import margin, predictions
 from unmask.streams import Streams
-from unmask.threat import L1, L2, Linf, ThreatModel
+from unmask.threat import L1, L2, NORMS, Linf, Norm, ThreatModel
 
 
 class Row(NamedTuple):
-    """An attack by name with cheap settings, whether it draws random numbers, and whether it takes a target."""
+    """An attack by name with cheap settings, whether it draws random numbers, whether it takes a target, and its norms.
+
+    One that crafts on surrogates is given the attacked model as its own.
+    """
 
     name: str
     settings: dict[str, Any]
     draws: bool = True
     aims: bool = True
+    crafts: bool = False
+    norms: tuple[Norm, ...] = NORMS
 
-    def __call__(self, *arguments: Any, **settings: Any) -> AttackResult:
-        return ATTACKS[self.name](*arguments, **{**self.settings, **settings})
+    def __call__(self, model: Any, *arguments: Any, **settings: Any) -> AttackResult:
+        own = {"surrogates": [model]} if self.crafts else {}
+        return ATTACKS[self.name](model, *arguments, **{**own, **self.settings, **settings})
 
     def __str__(self) -> str:
         return "-".join([self.name, *(f"{value}" for key, value in self.settings.items() if key not in ("steps",))])
@@ -42,11 +49,26 @@ ROWS = [
     Row("targeted_pgd", {"steps": 4, "choose": "likeliest"}, aims=False),
     Row("spsa", {"steps": 3, "samples": 4, "restarts": 2}),
     Row("random_noise", {"restarts": 3}),
+    Row("fab", {"steps": 4}, draws=False),
+    Row("fab", {"steps": 1, "restarts": 2, "targets": 2}, aims=False),
+    Row("fmn", {"steps": 4}, draws=False),
+    Row("hop_skip_jump", {"queries": 60, "samples": 8}, aims=False, norms=("linf", "l2")),
+    Row("square", {"queries": 8, "restarts": 2}),
+    Row("apgd", {"steps": 6, "restarts": 2}),
+    Row("targeted_apgd", {"steps": 6, "targets": 2}, aims=False),
+    Row("md", {"steps": 5, "restarts": 2}),
+    Row("pma", {"steps": 5, "restarts": 2}),
+    Row("gama", {"steps": 5, "restarts": 2}),
+    Row("mifpe", {"steps": 4, "restarts": 2}),
+    Row("transfer", {"steps": 4, "check_every": 2, "restarts": 2}, crafts=True),
 ]
+LOOKING_FIRST = {"targeted_pgd", "targeted_apgd", "gama"}  # they run the model on the clean images once
 THREATS = [Linf("0.02"), L2("0.15"), L1("0.6")]
 
 every_attack = pytest.mark.parametrize("attack", ROWS, ids=str)
-every_threat = pytest.mark.parametrize("threat", THREATS, ids=str)
+every_attack_and_threat = pytest.mark.parametrize(
+    ("attack", "threat"), [(row, threat) for row in ROWS for threat in THREATS if threat.norm in row.norms], ids=str
+)
 
 
 def images(count: int = 10) -> Tensor:
@@ -78,8 +100,7 @@ def test_every_attack_has_a_row() -> None:
     assert {row.name for row in ROWS} == set(ATTACKS)
 
 
-@every_attack
-@every_threat
+@every_attack_and_threat
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_results_are_possible_and_true(
     attack: Row, threat: ThreatModel, classes: int, network: Callable[..., nn.Module]
@@ -107,8 +128,7 @@ def test_the_subject_holds_images_of_every_kind(subject: tuple[nn.Module, Tensor
         assert 2 < broken.sum() < 9
 
 
-@every_attack
-@every_threat
+@every_attack_and_threat
 def test_passes_are_those_that_the_model_sees(
     attack: Row, threat: ThreatModel, subject: tuple[nn.Module, Tensor, Tensor]
 ) -> None:
@@ -148,7 +168,7 @@ def test_broken_images_are_left_alone(attack: Row, subject: tuple[nn.Module, Ten
     wrong = (predictions(model(x)) + 1) % 3
     result = attack(model, x, wrong, threat=Linf("1e-6"), generator=streams())
     assert result.broken.all()
-    assert (result.forwards == (2 if attack.name == "targeted_pgd" else 1)).all()
+    assert (result.forwards == (2 if attack.name in LOOKING_FIRST else 1)).all()
     assert (result.backwards == 0).all()
 
 
@@ -214,8 +234,7 @@ def columns(result: AttackResult) -> list[Tensor]:
     return [result.x_adv, result.margin, result.broken, result.forwards, result.backwards, result.trace.nan_to_num()]
 
 
-@every_attack
-@every_threat
+@every_attack_and_threat
 def test_the_other_images_of_the_batch_do_not_matter(
     attack: Row, threat: ThreatModel, subject: tuple[nn.Module, Tensor, Tensor]
 ) -> None:
@@ -230,8 +249,7 @@ def test_the_other_images_of_the_batch_do_not_matter(
         assert torch.equal(part.forwards, whole.forwards[cut])
 
 
-@every_attack
-@every_threat
+@every_attack_and_threat
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_number_type_is_kept(
     attack: Row, threat: ThreatModel, dtype: torch.dtype, subject: tuple[nn.Module, Tensor, Tensor]
@@ -273,7 +291,7 @@ def test_a_model_without_gradients_is_attacked_without_them(
 @every_attack
 def test_an_eps_of_zero_changes_nothing(attack: Row, subject: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = subject
-    for threat in (Linf(0), L2(0), L1(0)):
+    for threat in (threat for threat in (Linf(0), L2(0), L1(0)) if threat.norm in attack.norms):
         result = attack(model, x, y, threat=threat, generator=streams())
         torch.testing.assert_close(result.x_adv, x, rtol=0, atol=1e-12)
         assert result.broken.nonzero().flatten().tolist() == [2, 7]
@@ -344,7 +362,9 @@ def test_targets_must_be_wrong_classes(attack: Row, subject: tuple[nn.Module, Te
 
 
 @pytest.mark.parametrize(
-    ("attack", "setting"), [(row, key) for row in ROWS for key in ("steps", "restarts") if key in row.settings], ids=str
+    ("attack", "setting"),
+    [(row, key) for row in ROWS for key in ("steps", "restarts", "targets") if key in row.settings],
+    ids=str,
 )
 def test_numbers_that_make_no_sense_are_refused(
     attack: Row, setting: str, subject: tuple[nn.Module, Tensor, Tensor]
@@ -352,3 +372,14 @@ def test_numbers_that_make_no_sense_are_refused(
     model, x, y = subject
     with pytest.raises(AuditError, match=f"{setting} is -1; expected"):
         attack(model, x, y, threat=Linf("0.02"), **{setting: -1})
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat"), [(row, threat) for row in ROWS for threat in THREATS if threat.norm not in row.norms], ids=str
+)
+def test_a_norm_that_an_attack_does_not_know_is_refused(
+    attack: Row, threat: ThreatModel, subject: tuple[nn.Module, Tensor, Tensor]
+) -> None:
+    model, x, y = subject
+    with pytest.raises(AuditError, match=rf"{re.escape(str(threat))}.*{' and '.join(attack.norms)}"):
+        attack(model, x, y, threat=threat)

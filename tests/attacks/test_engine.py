@@ -75,7 +75,9 @@ def test_a_break_by_a_tie_is_kept_though_its_margin_is_no_larger() -> None:
     answers = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
     x, y = torch.full((2, 1, 2, 2), 0.45), torch.tensor([1, 1])
     problem = pose(lambda x: answers[(x.flatten(1).mean(1) > 0.5).long()], x, y, threat=Linf("0.3"), generator=None)
-    rising = Stepper(lambda problem, x_adv: {}, lambda problem, x_adv, gradient, state, clock: (x_adv + 0.1, state))
+    rising = Stepper(
+        lambda problem, x_adv: {}, lambda problem, x_adv, gradient, values, state, clock: (x_adv + 0.1, state)
+    )
     result = ascend(problem, start=clean(), stepper=rising, steps=2)
     assert result.broken.all() and (result.margin == 0).all()
     torch.testing.assert_close(result.x_adv, x + 0.1)

@@ -80,7 +80,8 @@ class Row(NamedTuple):
 
     def __call__(self, case: Case, **settings: Any) -> AttackResult:
         generator = Streams.derive(0, range(len(case.x)))
-        settings = {**self.settings(case.threat), **settings}
+        own = {"surrogates": [case.model]} if self.name == "transfer" else {}
+        settings = {**own, **self.settings(case.threat), **settings}
         return ATTACKS[self.name](case.model, case.x, case.y, threat=case.threat, generator=generator, **settings)
 
     def __str__(self) -> str:
@@ -97,12 +98,26 @@ ROWS = [
     Row("pgd", 0.99, lambda threat: {"step_size": threat.eps / 10}),
     Row("cosine_pgd", 0.99),
     Row("targeted_pgd", 0.99, lambda threat: {"steps": 40, "step_size": threat.eps / 10}),
+    Row("apgd", 0.99),
+    Row("targeted_apgd", 0.99),
+    Row("md", 0.99),
+    Row("pma", 0.99),
+    Row("gama", 0.99),
+    Row("mifpe", 0.99, lambda threat: {"steps": 40, "step_size": threat.eps / 10}),
+    Row("transfer", 0.99, lambda threat: {"steps": 40, "step_size": threat.eps / 10, "diversity": 0.0}),
 ]
+# These look for the nearest adversarial point: the margins of images that hold are none of their aims.
+NEAREST = [Row("fab", 0.99), Row("fmn", 0.99)]
 every_row = pytest.mark.parametrize("attack", ROWS, ids=str)
 
 
 def test_every_attack_that_follows_gradients_is_here() -> None:
-    assert {row.name for row in ROWS} == set(ATTACKS) - {"spsa", "random_noise"}
+    assert {row.name for row in [*ROWS, *NEAREST]} == set(ATTACKS) - {
+        "hop_skip_jump",
+        "spsa",
+        "square",
+        "random_noise",
+    }
 
 
 @every_row
@@ -138,7 +153,7 @@ def test_one_step_in_l1_is_exact_within_the_box(make_case: Callable[..., Case]) 
     assert (case.reached(Row("fgsm", EXACT)(case)) >= EXACT).all()
 
 
-@every_row
+@pytest.mark.parametrize("attack", [*ROWS, *NEAREST], ids=str)
 @pytest.mark.parametrize("threat", [*WIDE, NARROW[0]], ids=str)
 def test_what_can_only_just_be_broken_is_broken(
     attack: Row, threat: ThreatModel, make_case: Callable[..., Case]
@@ -190,6 +205,15 @@ def test_spsa_comes_close_without_gradients(threat: ThreatModel, make_case: Call
     assert (case.reached(result) <= 1 + 1e-9).all()
     assert not result.broken.any()
     assert Row("spsa", 0.95)(make_case(threat, slack=0.051, count=3), **settings).broken.all()
+
+
+@pytest.mark.parametrize("threat", [WIDE[0], NARROW[0]], ids=str)
+def test_square_windows_find_the_optimum_without_gradients(threat: ThreatModel, make_case: Callable[..., Case]) -> None:
+    case = make_case(threat, slack=-0.002, count=3)
+    result = Row("square", 0.99)(case, queries=400)
+    assert (case.reached(result) > 0.99).all()
+    assert (case.reached(result) <= 1 + 1e-9).all()
+    assert not result.broken.any()
 
 
 @pytest.mark.parametrize("threat", [Linf("0.1", -9.0, 9.0), L1("1.5", -9.0, 9.0), Linf("0.3"), L1("0.9")], ids=str)

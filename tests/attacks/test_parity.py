@@ -1,4 +1,4 @@
-"""Other libraries' PGD finds the same robust accuracy on the same networks."""
+"""Other libraries' PGD and APGD find the same robust accuracy on the same networks."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unmask.attacks import pgd
+from unmask.attacks import apgd, pgd, targeted_apgd
 from unmask.attacks.ascent import climb
 from unmask.attacks.problem import pose
 from unmask.attacks.start import clean
 from unmask.attacks.stepper import fixed
 from unmask.data import DataSet, load_data
+from unmask.losses import cross_entropy, dlr
 from unmask.models import build
 from unmask.streams import Streams
 from unmask.threat import Linf, ThreatModel
@@ -114,3 +115,40 @@ def test_from_the_clean_image_the_last_iterate_is_theirs(
         theirs = torchattacks.PGD(model, eps=threat.eps, alpha=size, steps=STEPS, random_start=False)(x, y)
     ours = climb(pose(model, x, y, threat=threat, generator=None), start=clean(), stepper=fixed(size), steps=STEPS)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def autoattacks(name: str) -> Attack:
+    base = pytest.importorskip("pyautoattack.autopgd_base")
+    settings = {"n_iter": STEPS, "norm": "Linf", "n_restarts": 1, "device": "cpu"}
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Tensor:
+        with torch.random.fork_rng():
+            if name == "targeted":
+                made = base.APGDAttack_targeted(model, eps=threat.eps, seed=seed, n_target_classes=3, **settings)
+            else:
+                made = base.APGDAttack(model, eps=threat.eps, seed=seed, loss=name, **settings)
+            x_adv = made.perturb(x, y)
+        assert isinstance(x_adv, Tensor)
+        return x_adv
+
+    return attack
+
+
+def our_apgd(name: str) -> Attack:
+    def attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Tensor:
+        streams = Streams.derive(seed, range(len(x)))
+        if name == "targeted":
+            return targeted_apgd(model, x, y, threat=threat, steps=STEPS, targets=3, generator=streams).x_adv
+        loss = {"ce": cross_entropy, "dlr": dlr}[name]
+        return apgd(model, x, y, threat=threat, steps=STEPS, loss=loss, generator=streams).x_adv
+
+    return attack
+
+
+@pytest.mark.parametrize("name", ["ce", "dlr", "targeted"])
+def test_apgd_agrees_with_autoattack(name: str, trained: tuple[nn.Module, ThreatModel], test_set: DataSet) -> None:
+    model, threat = trained
+    theirs = autoattacks(name)
+    found, expected = (robust_accuracy(attack, model, test_set, threat) for attack in (our_apgd(name), theirs))
+    assert 0.2 < expected < 0.8
+    assert found == pytest.approx(expected, abs=0.02)

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 import unmask
 from unmask.attacks.problem import AttackResult
-from unmask.audit import PlannedAttack
+from unmask.audit import PlannedAttack, Task
 from unmask.audit.runner import AuditProgress
 from unmask.contract import Model
 from unmask.errors import AuditError, DataError, ModelError
 from unmask.losses import predictions
-from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
 
@@ -27,7 +26,7 @@ def quick(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, **options: ob
 @pytest.mark.parametrize("eps", [0.01, 0.03, 0.06])
 def test_a_linear_models_robust_accuracy_is_found_exactly(linear, eps):
     model, x, y, distance = linear
-    result = quick(model, x, y, unmask.Linf(eps))
+    result = quick(model, x, y, unmask.Linf(eps), budget="standard")
     assert result.clean_accuracy == pytest.approx((distance > 0).float().mean().item())
     assert result.robust_accuracy == pytest.approx((distance > eps).float().mean().item())
     assert torch.equal(result.survived, distance > eps)
@@ -81,9 +80,11 @@ def test_another_batch_size_changes_no_draw_and_at_most_one_status_in_200(networ
     seen: dict[int, list[float]] = {}
 
     def noting(name: int) -> PlannedAttack:
-        def run(model, x, y, threat, streams: Streams, restart):
-            seen.setdefault(name, []).extend(streams.child("peek").uniform((2,)).flatten().tolist())
-            return unmask.attacks.cosine_pgd(model, x, y, threat=threat, steps=10, generator=streams)
+        def run(task: Task) -> AttackResult:
+            seen.setdefault(name, []).extend(task.streams.child("peek").uniform((2,)).flatten().tolist())
+            return unmask.attacks.cosine_pgd(
+                task.model, task.x, task.y, threat=task.threat, steps=10, generator=task.streams
+            )
 
         return PlannedAttack("noting", run)
 
@@ -98,11 +99,17 @@ def test_another_batch_size_changes_no_draw_and_at_most_one_status_in_200(networ
 
 def test_an_examples_fate_does_not_depend_on_which_others_are_audited(linear):
     model, x, y, _ = linear
-    whole = quick(model, x, y, unmask.Linf(0.03))
+    # The adaptive schedule learns from the other images; the attacks of a fixed plan do not.
+    plan = [PlannedAttack("ascent", _ascent, restarts=2)]
+    whole = quick(model, x, y, unmask.Linf(0.03), budget=plan)
     part = torch.arange(40, 80)
-    alone = quick(model, x[part], y[part], unmask.Linf(0.03), ids=part)
+    alone = quick(model, x[part], y[part], unmask.Linf(0.03), budget=plan, ids=part)
     assert torch.equal(whole.survived[part], alone.survived)
     assert torch.allclose(whole.x_adv[part], alone.x_adv, atol=1e-6)
+
+
+def _ascent(task: Task) -> AttackResult:
+    return unmask.attacks.cosine_pgd(task.model, task.x, task.y, threat=task.threat, generator=task.streams)
 
 
 def _claims(x_adv: Tensor, broken: Tensor, y: Tensor) -> AttackResult:
@@ -121,7 +128,9 @@ def _claims(x_adv: Tensor, broken: Tensor, y: Tensor) -> AttackResult:
 )
 def test_an_attack_that_lies_breaks_nothing(linear, forge):
     model, x, y, distance = linear
-    liar = PlannedAttack("liar", lambda m, x, y, t, s, r: _claims(forge(x), torch.ones_like(y, dtype=torch.bool), y))
+    liar = PlannedAttack(
+        "liar", lambda task: _claims(forge(task.x), torch.ones_like(task.y, dtype=torch.bool), task.y)
+    )
     result = quick(model, x, y, unmask.Linf(0.01), budget=[liar])
     assert torch.equal(result.survived, distance > 0)
     assert torch.isfinite(result.x_adv).all()
@@ -161,8 +170,18 @@ def test_a_running_upper_bound_is_told(linear):
     result = quick(model, x, y, unmask.Linf(0.03), watch=told.append, batch_size=50)
     bounds = [now.upper_bound for now in told]
     assert bounds == sorted(bounds, reverse=True) and bounds[-1] == pytest.approx(result.robust_accuracy)
-    assert told[-1].rounds >= told[-1].round + 1
+    assert {now.rounds for now in told} == {None}
+    assert all(0 < now.done <= now.of for now in told)
+    last = {now.round: now for now in told}
+    assert all(now.done == now.of for now in last.values()) and last[0].of == len(x)
     assert [now.evaluations for now in told] == sorted(now.evaluations for now in told)
+
+
+def test_a_fixed_plan_tells_how_many_rounds_it_has(linear):
+    model, x, y, _ = linear
+    told: list[AuditProgress] = []
+    quick(model, x, y, unmask.Linf(0.01), budget=[PlannedAttack("ascent", _ascent, restarts=2)], watch=told.append)
+    assert [(now.round, now.rounds) for now in told] == [(number, 4) for number in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +217,6 @@ def test_unusable_input_is_refused_with_advice(linear, change, error, words):
 
 def test_two_attacks_of_one_name_are_refused(linear):
     model, x, y, _ = linear
-    attack = PlannedAttack("twin", lambda m, x, y, t, s, r: unmask.attacks.fgsm(m, x, y, threat=t, generator=s))
+    attack = PlannedAttack("twin", _ascent)
     with pytest.raises(AuditError, match="twin"):
         quick(model, x, y, unmask.Linf(0.03), budget=[attack, replace(attack, restarts=2)])

@@ -1,6 +1,5 @@
 import math
 import random
-import time
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.errors import LedgerError
-from unmask.ledger import Ledger, PlanEntry, load_run
+from unmask.ledger import Ledger, PlanEntry
 from unmask.ledger.queries import (
     accuracy_by_restart,
     accuracy_by_step,
@@ -231,30 +230,3 @@ def test_what_a_run_says_does_not_depend_on_its_batches(make_scenario, told, sto
     assert robust_accuracy(a) <= claimed_accuracy(a) <= clean_accuracy(a)
     for one, other in zip(whole.best(), split.best(), strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
-
-
-# ----------------------------------------------------------------------------------------------------------------- size
-
-
-@pytest.mark.slow
-def test_ten_thousand_examples_and_thirty_rounds_load_in_seconds(tmp_path, make_scenario, result):
-    plan = (PlanEntry(attack="pgd-40", restarts=29, role="claim"),)
-    scenario = make_scenario(ids=np.arange(10_000), breaks={}, plan=plan)
-    with scenario.open(tmp_path / "run") as ledger:
-        for entry in ledger.spec.rounds():
-            rows = [scenario.event(entry.round, entry.attack, entry.restart, example) for example in range(10_000)]
-            none = np.empty((0, 1, 2, 3), np.float32)
-            ledger.commit(rows, none, [], round=entry.round, attack=entry.attack, restart=entry.restart, seconds=1.0)
-    began = time.perf_counter()
-    run = load_run(tmp_path / "run")
-    assert counts(run)["survived"] == 10_000
-    assert len(attack_table(run)) == 2
-    lines = time.perf_counter() - began
-    with scenario.open(tmp_path / "run") as ledger:
-        ledger.seal(result)
-    began = time.perf_counter()
-    assert counts(load_run(tmp_path / "run"))["survived"] == 10_000
-    table = time.perf_counter() - began
-    print(f"lines {lines:.1f} s, table {table:.1f} s")
-    assert lines < 20
-    assert table < 5

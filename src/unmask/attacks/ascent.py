@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,19 +14,22 @@ from unmask.attacks.start import Start
 from unmask.attacks.stepper import Clock, Stepper
 from unmask.contract import eval_mode
 from unmask.errors import AuditError
-from unmask.losses import margin, predictions
+from unmask.losses import Loss, margin, predictions
+
+# Which loss is climbed at which step, for the examples still under attack.
+LossSchedule = Callable[[Problem, Clock], Loss]
 
 
-class _Best:
+class Best:
     """The best iterate of every example so far, and what each has cost."""
 
-    def __init__(self, problem: Problem, forwards: int, backwards: int) -> None:
+    def __init__(self, problem: Problem, forwards: int | Tensor, backwards: int | Tensor) -> None:
         count, device = len(problem.x), problem.x.device
         self.x_adv = problem.x.clone()
         self.margin = torch.full((count,), -torch.inf, dtype=problem.x.dtype, device=device)
         self.broken = torch.zeros(count, dtype=torch.bool, device=device)
-        self.forwards = torch.full((count,), forwards, dtype=torch.int64, device=device)
-        self.backwards = torch.full((count,), backwards, dtype=torch.int64, device=device)
+        self.forwards = torch.zeros(count, dtype=torch.int64, device=device) + forwards
+        self.backwards = torch.zeros(count, dtype=torch.int64, device=device) + backwards
         self.trace: list[Tensor] = []
 
     def record(self, rows: Tensor, x_adv: Tensor, logits: Tensor, values: Tensor, y: Tensor) -> Tensor:
@@ -40,14 +46,21 @@ class _Best:
         return broken
 
     def result(self) -> AttackResult:
+        """Return what was noted; the trace has a line per noted iterate."""
         trace = torch.stack(self.trace) if self.trace else self.margin.new_empty((0, len(self.margin)))
         return AttackResult(self.x_adv, self.margin, self.broken, self.forwards, self.backwards, trace)
 
 
 def ascend(
-    problem: Problem, *, start: Start, stepper: Stepper, steps: int, gradient: Estimator | None = None
+    problem: Problem,
+    *,
+    start: Start,
+    stepper: Stepper,
+    steps: int,
+    gradient: Estimator | None = None,
+    schedule: LossSchedule | None = None,
 ) -> AttackResult:
-    """Climb the problem's loss for `steps` steps and return the best iterate of every example.
+    """Climb the problem's loss, or the schedule's, for `steps` steps and return the best iterate of every example.
 
     An example that is broken leaves the batch at once. Costs one forward per iterate (steps + 1 of them) and one
     backward per step, plus what `start` and `gradient` add; both are counted per example. A module is attacked in eval
@@ -56,29 +69,37 @@ def ascend(
     if steps < 0:
         raise AuditError(f"steps is {steps}; expected 0 (judge the start alone) or more.")
     if not len(problem.x):
-        return _Best(problem, 0, 0).result()
+        return Best(problem, 0, 0).result()
     with eval_mode(problem.model), torch.enable_grad():
-        return _ascend(problem, start, stepper, steps, gradient or exact())
+        return _ascend(problem, start, stepper, steps, gradient or exact(), schedule)
 
 
-def _ascend(problem: Problem, start: Start, stepper: Stepper, steps: int, estimator: Estimator) -> AttackResult:
+def _ascend(
+    problem: Problem, start: Start, stepper: Stepper, steps: int, estimator: Estimator, schedule: LossSchedule | None
+) -> AttackResult:
     x_adv, forwards, backwards = start(problem)
-    best = _Best(problem, forwards, backwards)
+    best = Best(problem, forwards, backwards)
     rows = torch.arange(len(problem.x), device=problem.x.device)
     state = stepper.init(problem, x_adv)
     for step in range(steps + 1):
+        clock = Clock(step, steps)
+        if schedule is not None:
+            problem = replace(problem, loss=schedule(problem, clock))
         graph = estimator.needs_graph and step < steps
         x_adv, logits, values = problem.forward(x_adv, graph=graph)
         kept = ~best.record(rows, x_adv.detach(), logits.detach(), values.detach(), problem.y)
-        if step == steps or not kept.any():
+        survivors = int(kept.sum())
+        if step == steps or not survivors:
             break
         slope, forwards, backwards, batch_backwards = estimator.estimate(problem, x_adv, values, kept)
         best.backwards[rows] += batch_backwards
-        problem, rows, x_adv = problem.select(kept), rows[kept], x_adv.detach()[kept]
-        state = {name: tensor[kept] for name, tensor in state.items()}
+        x_adv, values = x_adv.detach(), values.detach()
+        if survivors < len(rows):
+            problem, rows, x_adv, values = problem.select(kept), rows[kept], x_adv[kept], values[kept]
+            state = {name: tensor[kept] for name, tensor in state.items()}
         best.forwards[rows] += forwards
         best.backwards[rows] += backwards
-        x_adv, state = stepper.update(problem, x_adv, slope, state, Clock(step, steps))
+        x_adv, state = stepper.update(problem, x_adv, slope, values, state, clock)
     return best.result()
 
 
@@ -92,5 +113,6 @@ def climb(problem: Problem, *, start: Start, stepper: Stepper, steps: int) -> Te
     state = stepper.init(problem, x_adv)
     for step in range(steps):
         leaf, _, values = problem.forward(x_adv, graph=True)
-        x_adv, state = stepper.update(problem, leaf.detach(), input_gradient(values, leaf), state, Clock(step, steps))
+        slope = input_gradient(values, leaf)
+        x_adv, state = stepper.update(problem, leaf.detach(), slope, values.detach(), state, Clock(step, steps))
     return x_adv

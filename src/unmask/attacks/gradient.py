@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from unmask.attacks.problem import Problem, input_gradient
+from unmask.errors import AuditError
+from unmask.streams import Streams
 
 
 class Estimate(NamedTuple):
@@ -41,22 +43,51 @@ def exact() -> Estimator:
     return Estimator(True, estimate)
 
 
+def unneeded() -> Estimator:
+    """Return no direction: for steppers that search at random. Costs nothing."""
+
+    def estimate(problem: Problem, x_adv: Tensor, values: Tensor, kept: Tensor) -> Estimate:
+        return Estimate(torch.zeros_like(x_adv[kept]), 0, 0, 0)
+
+    return Estimator(False, estimate)
+
+
 def smoothed(sigma: float, samples: int = 1) -> Estimator:
     """Return the mean of the model's gradient and `samples` more at x_adv + N(0, sigma^2), sigma in pixels.
 
     On jagged loss surfaces (CLP, LSQ) the mean points along the trend that single gradients miss.
     """
+    return _mean(samples, lambda streams, x_adv: x_adv + sigma * streams.normal(x_adv.shape[1:]).to(x_adv))
+
+
+def expected(samples: int) -> Estimator:
+    """Return the mean gradient of `samples` passes over the same image: expectation over transformation.
+
+    For models that answer at random (Athalye et al. 2018, "Obfuscated gradients", Section 4.2): the variance of the
+    gradient falls with 1 / `samples`. Costs `samples` - 1 further forwards and backwards per step. Each iterate is
+    still judged by a single pass, as good as the model's draw; where its mean answer is meant, attack
+    `unmask.models.expectation(model, samples)` instead. Raises AuditError for fewer than one sample.
+
+        problem = pose(model, x, y, threat=threat, generator=generator)
+        result = ascend(problem, start=uniform(), stepper=fixed(0.01), steps=40, gradient=expected(16))
+    """
+    if samples < 1:
+        raise AuditError(f"samples is {samples}; expected 1 (the gradient of a single pass) or more.")
+    return _mean(samples - 1, lambda streams, x_adv: x_adv)
+
+
+def _mean(further: int, point: Callable[[Streams, Tensor], Tensor]) -> Estimator:
+    """Return the mean of the model's gradient and `further` more, each at a point drawn for it."""
 
     def estimate(problem: Problem, x_adv: Tensor, values: Tensor, kept: Tensor) -> Estimate:
         backwards = int(values.requires_grad)
         gradient = input_gradient(values, x_adv)[kept]
         survivors = problem.select(kept)
         here = x_adv.detach()[kept]
-        for _ in range(samples):
-            noise = sigma * survivors.streams.normal(here.shape[1:]).to(here)
-            leaf, _, noisy = survivors.forward(here + noise, graph=True)
-            gradient = gradient + input_gradient(noisy, leaf)
-        return Estimate(gradient / (samples + 1), samples, samples * backwards, backwards)
+        for _ in range(further):
+            leaf, _, drawn = survivors.forward(point(survivors.streams, here), graph=True)
+            gradient = gradient + input_gradient(drawn, leaf)
+        return Estimate(gradient / (further + 1), further, further * backwards, backwards)
 
     return Estimator(True, estimate)
 

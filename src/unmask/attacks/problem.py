@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from unmask.contract import Model, check_images, check_labels, logits_of
+from unmask.contract import Model, check_images, check_labels, eval_mode, logits_of
 from unmask.errors import AuditError, DataError
 from unmask.losses import Loss, cross_entropy
 from unmask.streams import Streams
@@ -34,7 +34,10 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """The examples still under attack: images x (B, ...), labels y (B,), what to climb, and their random streams."""
+    """The examples still under attack: images x (B, ...), labels y (B,), what to climb, and their random streams.
+
+    `clean_logits` (B, K) are there for attacks that asked for them by `with_clean_logits`.
+    """
 
     model: Model
     x: Tensor
@@ -43,11 +46,14 @@ class Problem:
     loss: Loss
     streams: Streams
     target: Tensor | None = None
+    clean_logits: Tensor | None = None
 
     def select(self, rows: Tensor) -> Problem:
         """Return the problem of some rows (bool mask or indices)."""
         target = None if self.target is None else self.target[rows]
-        return replace(self, x=self.x[rows], y=self.y[rows], streams=self.streams.select(rows), target=target)
+        clean = None if self.clean_logits is None else self.clean_logits[rows]
+        streams = self.streams.select(rows)
+        return replace(self, x=self.x[rows], y=self.y[rows], streams=streams, target=target, clean_logits=clean)
 
     def logits(self, x_adv: Tensor) -> Tensor:
         """Return checked logits (B, K)."""
@@ -103,16 +109,31 @@ def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:
     return torch.zeros_like(x_adv) if gradient is None else torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
 
 
-def restarted(attack: Callable[[Problem], AttackResult], problem: Problem, restarts: int) -> AttackResult:
-    """Run the attack up to `restarts` times, each time only on the examples that survived, with fresh streams.
+def with_clean_logits(problem: Problem) -> Problem:
+    """Return the problem with the logits of its clean images. One forward; none for an empty batch."""
+    if not len(problem.x):
+        return replace(problem, clean_logits=problem.x.new_empty((0, 2)))
+    with eval_mode(problem.model), torch.no_grad():
+        logits = problem.logits(problem.x)
+    check_labels(problem.y, *logits.shape)
+    return replace(problem, clean_logits=logits)
 
-    Returns per example the best x_adv over all runs, summed costs, and the traces one below the other. Raises
-    AuditError for fewer than one restart.
-    """
+
+def restarted(attack: Callable[[Problem], AttackResult], problem: Problem, restarts: int) -> AttackResult:
+    """Run the attack up to `restarts` times, as `in_turn`. Raises AuditError for fewer than one restart."""
     if restarts < 1:
         raise AuditError(f"restarts is {restarts}; expected 1 (a single run) or more.")
-    result = attack(replace(problem, streams=problem.streams.child("restart", 0)))
-    for restart in range(1, restarts):
+    return in_turn([attack] * restarts, problem)
+
+
+def in_turn(attacks: Sequence[Callable[[Problem], AttackResult]], problem: Problem) -> AttackResult:
+    """Run one or more attacks, each only on the examples that survived those before, with fresh streams.
+
+    Returns per example the best x_adv over all runs, summed costs, and the traces one below the other.
+    """
+    first, *others = attacks
+    result = first(replace(problem, streams=problem.streams.child("restart", 0)))
+    for restart, attack in enumerate(others, start=1):
         rows = (~result.broken).nonzero().flatten()
         if not len(rows):
             break

@@ -13,11 +13,11 @@ from unmask.errors import DataError
 
 
 class Started(NamedTuple):
-    """The first iterates (B, ...) and the passes per example that finding them took."""
+    """The first iterates (B, ...) and the passes that finding them took: per example (B,), or one number for all."""
 
     x_adv: Tensor
-    forwards: int = 0
-    backwards: int = 0
+    forwards: int | Tensor = 0
+    backwards: int | Tensor = 0
 
 
 Start = Callable[[Problem], Started]

@@ -21,8 +21,13 @@ def likeliest_target(model: Model, x: Tensor, y: Tensor, rank: int = 1) -> Tenso
 
     Where there are fewer wrong classes than `rank`, the ranks start over.
     """
-    wrong = _wrong_logits(model, x, y, -torch.inf)
-    return wrong.argsort(dim=1, descending=True)[:, (rank - 1) % (wrong.shape[1] - 1)]
+    ranked = ranked_targets(_wrong_logits(model, x, y, -torch.inf), y)
+    return ranked[:, (rank - 1) % ranked.shape[1]]
+
+
+def ranked_targets(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the wrong classes from the likeliest to the least likely: logits (B, K) -> int64 (B, K - 1)."""
+    return logits.scatter(1, y.unsqueeze(1), -torch.inf).argsort(dim=1, descending=True)[:, :-1]
 
 
 def random_target(y: Tensor, classes: int, generator: torch.Generator | Streams) -> Tensor:

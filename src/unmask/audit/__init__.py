@@ -3,19 +3,24 @@
 import sys
 from types import ModuleType
 
-from unmask.audit.plan import BUDGETS, PlannedAttack, make_plan
+from unmask.audit.budgets import ACCESS, BUDGETS, PLANS, Plan, make_plan
+from unmask.audit.plan import PlannedAttack, Task
 from unmask.audit.runner import AuditProgress, AuditResult, audit
 from unmask.audit.spec import Subject
 from unmask.audit.verdict import Verdict, decide
 from unmask.audit.verification import Replay, verify
 
 __all__ = [
+    "ACCESS",
     "BUDGETS",
+    "PLANS",
     "AuditProgress",
     "AuditResult",
+    "Plan",
     "PlannedAttack",
     "Replay",
     "Subject",
+    "Task",
     "Verdict",
     "audit",
     "decide",

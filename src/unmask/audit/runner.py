@@ -6,35 +6,42 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.attacks.problem import AttackResult
-from unmask.audit.plan import CLAIM, PlannedAttack, make_plan
+from unmask.audit.budgets import Access, Plan, make_plan
+from unmask.audit.judge import failed, judge, predict
+from unmask.audit.plan import CLAIM, PlannedAttack, Task
+from unmask.audit.schedule import Fixed, History, Turn
 from unmask.audit.spec import Subject, make_spec
 from unmask.audit.verdict import Verdict, decide
 from unmask.contract import Model, check_images, check_labels, check_not_probabilities, eval_mode, logits_of
-from unmask.diagnostics import Finding, claim_gap, determinism, eps_curve, gradients, restart_losses
+from unmask.diagnostics import Finding, claim_gap, determinism, eight_bit, eps_curve, gradients, restart_losses
 from unmask.errors import AuditError, DataError, UnmaskError
-from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Round, Run, queries
-from unmask.losses import cross_entropy, margin, predictions
+from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Run, queries
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
 BATCH_SIZE = 256
+DONORS = 8
 
 
 @dataclass(frozen=True)
 class AuditProgress:
-    """What a watcher is told after every batch: where the audit stands, and what is known so far."""
+    """What a watcher is told after every batch: where the audit stands, and what is known so far.
+
+    `done` of the `of` images of this round are through; `rounds` is None where the schedule decides as it goes.
+    """
 
     attack: str
     restart: int
     round: int
-    rounds: int
+    rounds: int | None
     done: int
+    of: int
     survivors: int
     upper_bound: float
     evaluations: int
@@ -45,9 +52,10 @@ class AuditResult:
     """What an audit measured on N images; accuracies are shares in [0, 1].
 
     survived (N,) bool; x_adv (N, C, H, W) the best found per image (the image itself where it is misclassified as it
-    is); forwards, backwards: example passes spent in all, checks included. `claimed_accuracy` is None without a
-    claim, `headline` None while an image ended in an error (then `errors` says what happened, by id). `run` is the
-    record, for queries and reports.
+    is); `robust_accuracy_8bit` counts adversarial images only if they survive rounding to the pixels of a PNG (None
+    without diagnostics); forwards, backwards: example passes spent in all, checks included. `claimed_accuracy` is None
+    without a claim, `headline` None while an image ended in an error (then `errors` says what happened, by id). `run`
+    is the record, for queries and reports.
     """
 
     clean_accuracy: float
@@ -64,6 +72,12 @@ class AuditResult:
     run: Run
     errors: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def robust_accuracy_8bit(self) -> float | None:
+        """The robust accuracy against adversarial images stored with 8 bits per pixel."""
+        found = [finding.evidence["robust_accuracy_8bit"] for finding in self.findings if finding.check == "eight_bit"]
+        return cast(float, found[0]) if found else None
+
 
 def audit(
     model: Model,
@@ -71,8 +85,9 @@ def audit(
     y: Tensor,
     threat: ThreatModel,
     *,
-    budget: str | Sequence[PlannedAttack] = "standard",
+    budget: str | int | Sequence[PlannedAttack] | Plan = "standard",
     claim: str | None = CLAIM,
+    access: Access = "gradients",
     seed: int = 0,
     run_dir: str | Path | None = None,
     batch_size: int = BATCH_SIZE,
@@ -83,8 +98,11 @@ def audit(
 ) -> AuditResult:
     """Say how robust `model` really is on images x (B, C, H, W) float in [0, 1] with labels y (B,) int64.
 
-    `model` maps images to logits (B, K). `budget` is "quick", "standard", "exhaustive" or attacks of your own.
-    `claim` is the usual attack whose figure is the claim ("pgd-40", "fgsm", None to leave it out). With a `run_dir`
+    `model` maps images to logits (B, K). `budget` is "quick", "standard", "exhaustive", a number of evaluations per
+    image, the name of a plan (see `unmask.audit.BUDGETS`) attacks of your own, or a `Plan`.
+    `claim` is the usual attack whose figure is the claim ("pgd-40", "fgsm", None to leave it out). `access` says what
+    the attacker has: "gradients", "scores" (logits alone) or "labels"; with the last two the budget counts queries, no
+    image gets more, and the claim must be None. With a `run_dir`
     everything is kept there, and the same call goes on where a killed one stopped. `ids` (B,) name the examples;
     random draws depend on (seed, id, attack, restart) alone. A module is audited in eval mode and given back as it
     was.
@@ -105,15 +123,15 @@ def audit(
         )
     with eval_mode(model) as was_training:
         classes = _first_look(model, x, y, batch_size)
-        plan = make_plan(budget, threat, classes, claim)
-        spec = make_spec(model, x, y, ids, threat, plan, budget, seed, batch_size, classes, subject or Subject())
+        plan = make_plan(budget, threat, classes, claim, seed, access)
+        spec = make_spec(model, x, y, ids, threat, plan, seed, batch_size, classes, subject or Subject())
         pixels = x.cpu().numpy()
         with Ledger.open(
             None if run_dir is None else Path(run_dir), spec, ids=ids.numpy(), labels=y.cpu().numpy(), images=pixels
         ) as ledger:
             survey = _Survey(model, x, y, ids, threat, plan, seed, batch_size, ledger, watch)
             survey.run_rounds()
-            findings = _findings(survey, classes, was_training, diagnostics)
+            findings = _findings(survey, classes, was_training, diagnostics, access)
             return survey.conclude(findings)
 
 
@@ -144,7 +162,7 @@ class _Survey:
         y: Tensor,
         ids: Tensor,
         threat: ThreatModel,
-        plan: Sequence[PlannedAttack],
+        plan: Plan,
         seed: int,
         batch_size: int,
         ledger: Ledger,
@@ -156,38 +174,43 @@ class _Survey:
         self.place = {example: row for row, example in enumerate(ids.tolist())}
         self.fell_in = torch.full((len(x),), torch.iinfo(torch.int64).max)
         self.best_margin = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        self.best = x.clone()
         self.evaluations = 0
-        self._note(ledger.events())
+        self.by_round: dict[int, list[ExampleEvent]] = {}
+        for event in ledger.events():
+            self._note([event])
+        if ledger.resumed:
+            kept_ids, kept = ledger.best()
+            rows = torch.tensor([self.place[int(example)] for example in kept_ids], dtype=torch.int64, device=x.device)
+            self.best[rows] = torch.from_numpy(np.ascontiguousarray(kept)).to(x)
 
     def run_rounds(self) -> None:
-        """Run what the ledger does not hold yet, round by round; a round's batches depend on its start alone."""
-        rounds = self.ledger.spec.rounds()
-        for turn in rounds:
-            recorded = self.ledger.recorded(turn.round)
-            standing = (self.fell_in >= turn.round).nonzero().flatten().tolist()
-            waiting = [row for row in standing if int(self.ids[row]) not in recorded]
-            for begin in range(0, len(waiting), self.batch_size):
-                rows = torch.tensor(waiting[begin : begin + self.batch_size])
-                self._run_batch(turn, rows)
-                if self.watch is not None:
-                    done, alive = (
-                        len(standing) - len(waiting) + begin + len(rows),
-                        int((self.fell_in > turn.round).sum()),
-                    )
-                    self.watch(
-                        AuditProgress(
-                            turn.attack,
-                            turn.restart,
-                            turn.round,
-                            len(rounds),
-                            done,
-                            len(standing),
-                            alive / len(self.x),
-                            self.evaluations,
-                        )
-                    )
+        """Run what the ledger does not hold yet, round by round; a round depends on those before it alone."""
+        history = History(len(self.x), self.plan.attacks)
+        while (turn := self.plan.schedule.next_turn(history)) is not None:
+            self._run_round(turn)
+            events = sorted(self.by_round.pop(turn.round, []), key=lambda event: self.place[event.id])
+            history.add(np.array([self.place[event.id] for event in events], dtype=np.int64), events)
 
-    def _run_batch(self, turn: Round, rows: Tensor) -> None:
+    def _run_round(self, turn: Turn) -> None:
+        recorded = self.ledger.recorded(turn.round)
+        waiting = [row for row in turn.rows.tolist() if int(self.ids[row]) not in recorded]
+        for begin in range(0, len(waiting), self.batch_size):
+            rows = torch.tensor(waiting[begin : begin + self.batch_size])
+            self._run_batch(turn, rows)
+            if self.watch is not None:
+                self.watch(self._progress(turn, len(turn.rows) - len(waiting) + begin + len(rows)))
+
+    def _progress(self, turn: Turn, done: int) -> AuditProgress:
+        fixed = isinstance(self.plan.schedule, Fixed)
+        rounds = len(self.ledger.spec.rounds()) if fixed else None
+        standing = int((self.fell_in > turn.round).sum())
+        upper_bound = standing / len(self.x)
+        return AuditProgress(
+            turn.attack, turn.restart, turn.round, rounds, done, len(turn.rows), standing, upper_bound, self.evaluations
+        )
+
+    def _run_batch(self, turn: Turn, rows: Tensor) -> None:
         begun = time.monotonic()
         try:
             events, x_adv = self._attack(turn, rows)
@@ -207,9 +230,10 @@ class _Survey:
             restart=turn.restart,
             seconds=seconds,
         )
+        self.best[rows[kept].to(self.x.device)] = x_adv[kept].to(self.x)
         self._note(events)
 
-    def _attack_singly(self, turn: Round, rows: Tensor, error: Exception) -> tuple[list[ExampleEvent], Tensor]:
+    def _attack_singly(self, turn: Turn, rows: Tensor, error: Exception) -> tuple[list[ExampleEvent], Tensor]:
         """Repeat a batch that raised, one example at a time, so that only those that raise again count as errors."""
         if len(rows) > 1:
             parts = [self._attack_or_note(turn, row) for row in rows.split(1)]
@@ -217,109 +241,39 @@ class _Survey:
             parts = [self._failed(turn, rows, error)]
         return [event for events, _ in parts for event in events], torch.cat([x_adv for _, x_adv in parts])
 
-    def _attack_or_note(self, turn: Round, row: Tensor) -> tuple[list[ExampleEvent], Tensor]:
+    def _attack_or_note(self, turn: Turn, row: Tensor) -> tuple[list[ExampleEvent], Tensor]:
         try:
             return self._attack(turn, row)
         except Exception as error:
             return self._failed(turn, row, error)
 
-    def _failed(self, turn: Round, row: Tensor, error: Exception) -> tuple[list[ExampleEvent], Tensor]:
+    def _failed(self, turn: Turn, row: Tensor, error: Exception) -> tuple[list[ExampleEvent], Tensor]:
         example = int(self.ids[row])
         self.errors[example] = f"{turn.attack}, restart {turn.restart}: {type(error).__name__}: {error}"
-        nan = float("nan")
-        event = ExampleEvent(
-            turn.round, turn.attack, turn.restart, example, "error", nan, None, -1, nan, 0, 0, None, 0.0
-        )
-        return [event], self.x[row].cpu()
+        return [failed(example, turn[:3])], self.x[row].cpu()
 
-    def _attack(self, turn: Round, rows: Tensor) -> tuple[list[ExampleEvent], Tensor]:
-        """Run one attack on some examples and verify its breaks: events, and images (B, C, H, W) on the CPU."""
-        x, y = self.x[rows.to(self.x.device)], self.y[rows.to(self.y.device)]
-        if turn.role == "clean":
-            return self._predict(turn, rows, x, y)
-        attack = next(planned for planned in self.plan if planned.name == turn.attack)
-        streams = Streams.derive(self.seed, self.ids[rows].tolist(), turn.attack, turn.restart, device=x.device)
-        found = attack.run(self.model, x, y, self.threat, streams, turn.restart)
-        return self._verify(turn, rows, x, y, found)
+    def _attack(self, turn: Turn, rows: Tensor) -> tuple[list[ExampleEvent], Tensor]:
+        """Run one attack on some examples and judge it: events, and images (B, C, H, W) on the CPU."""
+        here = rows.to(self.x.device)
+        x, y, ids = self.x[here], self.y[rows.to(self.y.device)], self.ids[rows].tolist()
+        if turn.round == 0:
+            return predict(self.model, x, y, ids), x.cpu()
+        attack = next(planned for planned in self.plan.attacks if planned.name == turn.attack)
+        streams = Streams.derive(self.seed, ids, turn.attack, turn.restart, device=x.device)
+        donors = self._donors(turn, rows) if attack.wants_donors else x.new_empty((len(x), 0, *x.shape[1:]))
+        task = Task(self.model, x, y, self.threat, streams, turn.restart, self.best[here], donors)
+        return judge(self.model, x, y, ids, self.threat, attack.run(task), turn[:3])
 
-    @torch.no_grad()
-    def _predict(self, turn: Round, rows: Tensor, x: Tensor, y: Tensor) -> tuple[list[ExampleEvent], Tensor]:
-        logits = logits_of(self.model, x)
-        columns = zip(
-            self.ids[rows].tolist(),
-            predictions(logits).tolist(),
-            y.tolist(),
-            margin(logits, y).tolist(),
-            cross_entropy(logits, y).tolist(),
-            strict=True,
-        )
-        events = [
-            ExampleEvent(
-                turn.round,
-                turn.attack,
-                turn.restart,
-                example,
-                "broken" if predicted != label else "survived",
-                gap,
-                loss,
-                predicted,
-                0.0,
-                1,
-                0,
-                0 if predicted != label else None,
-                0.0,
-            )
-            for example, predicted, label, gap, loss in columns
-        ]
-        return events, x.cpu()
-
-    @torch.no_grad()
-    def _verify(
-        self, turn: Round, rows: Tensor, x: Tensor, y: Tensor, found: AttackResult
-    ) -> tuple[list[ExampleEvent], Tensor]:
-        """Believe nothing: predict every claimed break again, and check ball and box, before it is an event."""
-        x_adv = found.x_adv.detach().float()
-        inside = self.threat.contains(x_adv, x)
-        distance = self.threat.distance(x_adv, x).tolist()
-        claimed = (found.broken & inside).nonzero().flatten()
-        gap, predicted = found.margin.double().clone(), y.clone()
-        loss: dict[int, float] = {}
-        if len(claimed):
-            logits = logits_of(self.model, x_adv[claimed])
-            predicted[claimed] = predictions(logits)
-            gap[claimed] = margin(logits, y[claimed]).double()
-            loss = dict(zip(claimed.tolist(), cross_entropy(logits, y[claimed]).tolist(), strict=True))
-        gap[~inside] = torch.nan
-        broken = (predicted != y).tolist()
-        steps = (~found.trace.isnan()).sum(0).sub(1).clamp(min=0).tolist()
-        checked = torch.zeros_like(found.forwards).index_fill(0, claimed, 1)
-        columns = zip(
-            self.ids[rows].tolist(),
-            gap.tolist(),
-            predicted.tolist(),
-            (found.forwards + checked).tolist(),
-            found.backwards.tolist(),
-            strict=True,
-        )
-        events = [
-            ExampleEvent(
-                turn.round,
-                turn.attack,
-                turn.restart,
-                example,
-                "broken" if broken[i] else "survived",
-                margin_,
-                loss.get(i),
-                class_,
-                distance[i],
-                forwards,
-                backwards,
-                steps[i] if broken[i] else None,
-                0.0,
-            )
-            for i, (example, margin_, class_, forwards, backwards) in enumerate(columns)
-        ]
-        return events, x_adv.cpu()
+    def _donors(self, turn: Turn, rows: Tensor) -> Tensor:
+        """Return the perturbations (B, D, ...) that broke the nearest other images of each row's class before."""
+        fell = ((self.fell_in > 0) & (self.fell_in < turn.round)).nonzero().flatten().to(self.x.device)
+        here = rows.to(self.x.device)
+        if not len(fell):
+            return self.x.new_empty((len(rows), 0, *self.x.shape[1:]))
+        apart = torch.cdist(self.x[here].flatten(1), self.x[fell].flatten(1))
+        apart += 1e6 * (self.y[here][:, None] != self.y[fell][None, :])
+        nearest = fell[apart.argsort(dim=1, stable=True)[:, :DONORS]]
+        return self.best[nearest] - self.x[nearest]
 
     def _improved(self, events: Sequence[ExampleEvent]) -> Tensor:
         """Say which images to keep: every break, and survivors that came nearer to one than before."""
@@ -337,8 +291,19 @@ class _Survey:
             self.evaluations += event.forwards + event.backwards
             if event.status == "broken":
                 self.fell_in[row] = event.round
+            self.by_round.setdefault(event.round, []).append(event)
             if event.round > 0 and (event.status == "broken" or event.margin > float(self.best_margin[row])):
                 self.best_margin[row] = event.margin
+
+    def as_files(self) -> list[Finding]:
+        """Return the finding on 8-bit images, where pixels lie in [0, 1]."""
+        if (self.threat.low, self.threat.high) != (0.0, 1.0):
+            return []
+        never = torch.iinfo(torch.int64).max
+        fell = ((self.fell_in > 0) & (self.fell_in < never)).nonzero().flatten().to(self.x.device)
+        standing, n = int((self.fell_in == never).sum()), len(self.x)
+        x_adv, x, y = self.best[fell], self.x[fell], self.y[fell]
+        return [eight_bit(self.model, x_adv, x, y, self.threat, standing / n, n, self.batch_size)]
 
     def conclude(self, findings: Sequence[Finding]) -> AuditResult:
         """Record findings, verdict and figures, and return them with the best image of every example."""
@@ -346,7 +311,7 @@ class _Survey:
             self.ledger.write_findings(
                 [FindingEntry(**{**vars(finding), "evidence": dict(finding.evidence)}) for finding in findings]
             )
-        run = self.ledger.run()
+        run = self.ledger.run(complete=True)
         clean, claimed, robust = (
             queries.clean_accuracy(run),
             queries.claimed_accuracy(run),
@@ -378,7 +343,7 @@ class _Survey:
             robust_accuracy=robust,
             interval=result.interval,
             survived=torch.from_numpy(queries.statuses(run) == "survived"),
-            x_adv=self._best_images(),
+            x_adv=self.best,
             forwards=result.forwards,
             backwards=result.backwards,
             verdict=verdict,
@@ -388,15 +353,10 @@ class _Survey:
             errors=self.errors,
         )
 
-    def _best_images(self) -> Tensor:
-        x_adv = self.x.clone()
-        ids, kept = self.ledger.best()
-        rows = torch.tensor([self.place[int(example)] for example in ids], dtype=torch.int64, device=x_adv.device)
-        x_adv[rows] = torch.from_numpy(np.ascontiguousarray(kept)).to(x_adv)
-        return x_adv
 
-
-def _findings(survey: _Survey, classes: int, was_training: bool, diagnostics: bool) -> tuple[Finding, ...]:
+def _findings(
+    survey: _Survey, classes: int, was_training: bool, diagnostics: bool, access: Access
+) -> tuple[Finding, ...]:
     """Return the recorded findings of a finished run, or make them."""
     if survey.ledger.sealed:
         return tuple(Finding(**finding.model_dump()) for finding in survey.ledger.findings())
@@ -419,14 +379,18 @@ def _findings(survey: _Survey, classes: int, was_training: bool, diagnostics: bo
         )
     if not diagnostics:
         return tuple(findings)
+    findings += survey.as_files()
     correct = (survey.fell_in > 0).nonzero().flatten().to(survey.x.device)
     if not len(correct):
         return tuple(findings)
-    sample, few = correct[:100], correct[:6]
+    sample, few = correct[:30], correct[:3]
     x, y = survey.x[sample], survey.y[sample]
     ids = survey.ids[sample.cpu()].tolist()
     streams = Streams.derive(survey.seed, ids, "diagnostics", device=x.device)
     findings.append(determinism(survey.model, x))
+    if access != "gradients":
+        summary = f"The attacks had access to {access} alone: an attacker with the weights may do better."
+        return (*findings, Finding("access", "warn", summary, {"access": access}, "Audit the model itself if you can."))
     findings.append(gradients(survey.model, x, y, survey.threat, streams.child("gradients")))
     findings.append(eps_curve(survey.model, x, y, survey.threat, streams.child("eps_curve"), classes))
     starts = streams.child("restart_losses").select(torch.arange(len(few)))

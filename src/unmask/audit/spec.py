@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from torch import Tensor
 
+from unmask.audit.budgets import Plan
 from unmask.audit.fingerprint import model_fingerprint, parameter_count, tensors_fingerprint
-from unmask.audit.plan import PlannedAttack
 from unmask.contract import Model
 from unmask.environment import code_version, hardware, packages
 from unmask.ledger import Spec
@@ -33,8 +32,7 @@ def make_spec(
     y: Tensor,
     ids: Tensor,
     threat: ThreatModel,
-    plan: Sequence[PlannedAttack],
-    budget: object,
+    plan: Plan,
     seed: int,
     batch_size: int,
     classes: int,
@@ -42,7 +40,7 @@ def make_spec(
 ) -> Spec:
     """Return the record's first page: model, data, threat, plan, seed and what else decides the outcome."""
     names = subject.classes or tuple(map(str, range(classes)))
-    claims = [attack.name for attack in plan if attack.role == "claim"]
+    claims = [attack.name for attack in plan.attacks if attack.role == "claim"]
     return Spec.model_validate(
         {
             "name": subject.name,
@@ -70,10 +68,11 @@ def make_spec(
                     "settings": dict(attack.settings),
                     "description": attack.description,
                 }
-                for attack in plan
+                for attack in plan.attacks
             ],
             "claim": claims[0] if claims else None,
-            "budget": budget if isinstance(budget, str) else "custom",
+            "schedule": plan.schedule.describe().model_dump(),
+            "budget": plan.budget,
             "seed": seed,
             "batch_size": batch_size,
             "version": code_version(),

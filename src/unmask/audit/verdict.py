@@ -31,7 +31,7 @@ def decide(
     2. masked: the claim looked robust (a quarter of the clean accuracy or more), and the usual attack surely overlooks
        more than 5 points and a third or more of what it leaves, or gradients are missing or zero on most images;
     3. not robust: less than a quarter of the clean accuracy is left;
-    4. inconclusive: a further check failed; 5. robust.
+    4. inconclusive: a further check failed, or the attacks had no access to gradients; 5. robust.
     """
     failed = {finding.check: finding.summary for finding in findings if finding.status == "fail"}
     if unfinished:
@@ -53,6 +53,9 @@ def decide(
         )
     if failed:
         return Verdict("inconclusive", tuple(failed.values()))
+    limited = [finding.summary for finding in findings if finding.check == "access"]
+    if limited:
+        return Verdict("inconclusive", tuple(limited))
     reasons = [
         f"{measured:.1%} of the images resist every attack of the plan ({clean:.1%} are correct without attack)."
     ]

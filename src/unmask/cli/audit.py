@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from unmask.errors import AuditError, DataError
 
 if TYPE_CHECKING:
     from unmask.audit import AuditResult
+    from unmask.audit.budgets import Access
     from unmask.data import DataSet
     from unmask.models import LoadedModel
     from unmask.threat import ThreatModel
@@ -38,12 +39,21 @@ def audit(
         str | None, typer.Option(help="Size of the perturbation in [0, 1]: 0.3 or 8/255. Default: the card's.")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf, l2 or l1. Default: the card's, else linf.")] = None,
-    budget: Annotated[str, typer.Option(help="quick, standard or exhaustive.")] = "standard",
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="quick, standard, exhaustive, N evaluations per image, or a plan such as autoattack-standard "
+            "(`unmask list budgets`)."
+        ),
+    ] = "standard",
+    access: Annotated[
+        str, typer.Option(help="What the attacker has: gradients, scores (query by query) or labels.")
+    ] = "gradients",
     claim: Annotated[
         str | None,
         typer.Option(
             help="The usual attack whose figure is the claim: pgd-N, pgd-N-step-SIZE, fgsm or none. "
-            "Default: the card's, else pgd-40."
+            "Default: the card's, else pgd-40; none without access to gradients."
         ),
     ] = None,
     seed: Seed = 0,
@@ -66,6 +76,8 @@ def audit(
         unmask audit runs/digits-clp-s0
 
         unmask audit my_models:robust_net --weights net.pt --data cifar10 --eps 8/255 -n 1000
+
+        unmask audit my_service:net --data images.npz --eps 8/255 --access scores --budget 500
     """
     from unmask.audit import Subject
     from unmask.audit import audit as run
@@ -74,9 +86,11 @@ def audit(
 
     loaded = load_model(model, weights=weights, device=device)
     threat = _threat(loaded, eps, norm)
-    claim = claim or str((loaded.card or {}).get("usual_attack", "pgd-40"))
+    usual = str((loaded.card or {}).get("usual_attack", "pgd-40")) if access == "gradients" else "none"
+    claim = claim or usual
     images = _images(loaded, data, split, n, sample, seed, data_dir, download).to(device)
-    folder = run_dir or Path("runs") / _run_name(loaded.name, images, str(threat), budget, claim, seed)
+    spending = budget if access == "gradients" else f"{budget}-{access}"
+    folder = run_dir or Path("runs") / _run_name(loaded.name, images, str(threat), spending, claim, seed)
     source = model if weights is None else f"{model}{WITH_WEIGHTS}{weights}"
     subject = Subject(loaded.name, source, images.name, images.split, images.classes)
     with bar(f"Auditing {loaded.name}") as shown:
@@ -87,6 +101,7 @@ def audit(
             threat,
             budget=budget,
             claim=None if claim == "none" else claim,
+            access=cast("Access", access),
             seed=seed,
             run_dir=folder,
             batch_size=batch_size,
@@ -162,6 +177,7 @@ def _summary(result: AuditResult, folder: Path) -> dict[str, Any]:
         "clean_accuracy": result.clean_accuracy,
         "claimed_accuracy": result.claimed_accuracy,
         "robust_accuracy": result.robust_accuracy,
+        "robust_accuracy_8bit": result.robust_accuracy_8bit,
         "interval": list(result.interval),
         "n": len(result.survived),
         "forwards": result.forwards,
@@ -188,14 +204,18 @@ def _show(result: AuditResult, folder: Path) -> None:
                 f"{row.forwards + row.backwards:,}",
             )
             for row in rows
+            if row.attempted
         ],
     )
     label = result.verdict.label
+    files = next((finding.summary for finding in result.findings if finding.check == "eight_bit"), None)
     out.print()
     if result.headline:
         out.print(f"{result.headline}.", style="bold", markup=False, soft_wrap=True)
     out.print(f"Verdict: [bold {COLOURS[label]}]{label}[/]. {' '.join(result.verdict.reasons)}", soft_wrap=True)
+    if files:
+        out.print(files, soft_wrap=True, markup=False)
     for finding in result.findings:
-        if finding.status in ("warn", "fail"):
+        if finding.status in ("warn", "fail") and finding.check != "eight_bit":
             out.print(f"  {finding.status}: {finding.summary} {finding.next_step}", markup=False, soft_wrap=True)
     out.print(f"Record: {folder} (unmask report {folder}; unmask verify {folder})", soft_wrap=True, markup=False)

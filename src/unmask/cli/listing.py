@@ -10,7 +10,7 @@ from unmask.cli.console import print_json, print_table
 from unmask.cli.options import DataDir, Json
 from unmask.errors import UnmaskError, unknown
 
-KINDS = ("models", "recipes", "data", "attacks", "budgets", "architectures", "losses")
+KINDS = ("models", "recipes", "data", "attacks", "budgets", "moves", "architectures", "losses")
 
 
 def list_names(
@@ -18,7 +18,8 @@ def list_names(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """List what can be named: packaged models, recipes, data sets, attacks, budgets, architectures, losses.
+    """List what can be named: packaged models, recipes, data sets, attacks, budgets, moves, architectures,
+    losses.
 
     Examples:
 
@@ -34,6 +35,7 @@ def list_names(
         "data": lambda: _data(data_dir),
         "attacks": _attacks,
         "budgets": _budgets,
+        "moves": _moves,
         "architectures": _architectures,
         "losses": _losses,
     }[kind]()
@@ -91,13 +93,23 @@ def _attacks() -> Listing:
 
 
 def _budgets() -> Listing:
-    from unmask.audit import BUDGETS
+    from unmask.audit import BUDGETS, PLANS
 
-    return ["name", "attack", "restarts", "what"], [
-        (name, attack.name, str(attack.restarts), attack.description)
-        for name, makes in BUDGETS.items()
-        for attack in (make(10) for make in makes)
+    adaptive = [
+        (name, f"{one.per_survivor:,.0f} evaluations per survivor", f"adaptive: {one.summary}")
+        for name, one in BUDGETS.items()
     ]
+    number = ("N", "N evaluations per image", "adaptive: as much as that buys")
+    fixed = [(name, ", ".join(a.name for a in make(10)), _first_line(make)) for name, make in PLANS.items()]
+    return ["name", "what it spends", "what"], [*adaptive, number, *fixed]
+
+
+def _moves() -> Listing:
+    from unmask.audit.budgets import moves
+    from unmask.threat import Linf
+
+    found = moves(10, Linf("8/255"))
+    return ["name", "evaluations", "what"], [(one.name, str(one.cost(0)), one.description) for one in found]
 
 
 def _architectures() -> Listing:

@@ -42,8 +42,12 @@ class Bar:
     def audit(self, now: AuditProgress) -> None:
         """Show a batch of an audit, with the running upper bound."""
         note = f"{now.attack} #{now.restart + 1}: at most {now.upper_bound:.1%} robust"
-        share = now.done / max(now.survivors, 1)
-        self._progress.update(self._task, completed=now.round + share, total=now.rounds, note=note)
+        if now.rounds is None:
+            note = f"round {now.round}, {note}, {now.evaluations:,} evaluations"
+            self._progress.update(self._task, completed=now.done, total=now.of, note=note)
+        else:
+            share = now.done / max(now.of, 1)
+            self._progress.update(self._task, completed=now.round + share, total=now.rounds, note=note)
 
     def count(self, done: int, total: int) -> None:
         """Show a plain count."""

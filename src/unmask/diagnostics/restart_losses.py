@@ -27,7 +27,7 @@ def restart_losses(
     threat: ThreatModel,
     streams: Streams,
     ids: Sequence[int],
-    restarts: int = 50,
+    restarts: int = 15,
     steps: int = 40,
 ) -> Finding:
     """Run PGD from `restarts` starts on each image x (B, C, H, W), y (B,), never stopping early; note the final loss.

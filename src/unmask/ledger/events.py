@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from unmask.errors import LedgerError
-from unmask.ledger.schema import EventStatus, ExampleEvent, Spec
+from unmask.ledger.schema import CLEAN, MAX_ROUNDS, EventStatus, ExampleEvent, Round, Spec
 
 MAX_LINE = 1_000_000
 
@@ -269,6 +269,17 @@ def columns(rows: Sequence[ExampleEvent]) -> Columns:
 
 def first_fault(events: Columns, spec: Spec, ids: Ids) -> tuple[int, str] | None:
     """Return the position and description of the first event that cannot belong to the run, or None."""
+    out_of_plan = _not_of_fixed_plan(events, spec) if spec.schedule.kind == "fixed" else _not_of_moves(events, spec)
+    if out_of_plan is not None:
+        return out_of_plan
+    if not np.isin(events["id"], ids).all():
+        return _first(~np.isin(events["id"], ids), "the id is not among the run's examples")
+    order = np.argsort(ids)
+    place = order[np.searchsorted(ids, events["id"], sorter=order)]
+    return _repeated(events["round"], place, len(ids)) or _after_break(events, place, len(ids))
+
+
+def _not_of_fixed_plan(events: Columns, spec: Spec) -> tuple[int, str] | None:
     rounds = spec.rounds()
     attacks = np.array([entry.attack for entry in rounds])
     restarts = np.array([entry.restart for entry in rounds])
@@ -276,13 +287,36 @@ def first_fault(events: Columns, spec: Spec, ids: Ids) -> tuple[int, str] | None
     if not known.all():
         return _first(~known, f"the plan has {len(rounds)} rounds, numbered from 0, and the event names another")
     foreign = (events["attack"] != attacks[events["round"]]) | (events["restart"] != restarts[events["round"]])
-    if foreign.any():
-        return _first(foreign, "attack and restart are not those of the event's round in the plan")
-    if not np.isin(events["id"], ids).all():
-        return _first(~np.isin(events["id"], ids), "the id is not among the run's examples")
-    order = np.argsort(ids)
-    place = order[np.searchsorted(ids, events["id"], sorter=order)]
-    return _repeated(events["round"], place, len(ids)) or _after_break(events, place, len(ids))
+    return (
+        _first(foreign, "attack and restart are not those of the event's round in the plan") if foreign.any() else None
+    )
+
+
+def _not_of_moves(events: Columns, spec: Spec) -> tuple[int, str] | None:
+    numbers, attacks, restarts = events["round"], events["attack"], events["restart"]
+    clean = (numbers == 0) & (attacks == CLEAN) & (restarts == 0)
+    planned = np.zeros(len(numbers), dtype=bool)
+    for entry in spec.plan:
+        if entry.role != CLEAN:
+            planned |= (attacks == entry.attack) & (restarts < entry.restarts)
+    stray = ~(clean | ((numbers > 0) & (numbers <= MAX_ROUNDS) & planned))
+    if stray.any():
+        return _first(stray, "attack and restart are not in the plan")
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    mixed = (attacks != attacks[first][inverse]) | (restarts != restarts[first][inverse])
+    return _first(mixed, "its round holds events of another attack or restart") if mixed.any() else None
+
+
+def begun_rounds(events: Columns, spec: Spec) -> tuple[Round, ...]:
+    """Return the rounds that have events, in order, the clean one first."""
+    numbers, first = np.unique(events["round"], return_index=True)
+    found = [Round(0, spec.entry_of(CLEAN), CLEAN, 0, "clean")]
+    for number, at in zip(numbers.tolist(), first.tolist(), strict=True):
+        attack, restart = str(events["attack"][at]), int(events["restart"][at])
+        entry = spec.entry_of(attack)
+        if number > 0:
+            found.append(Round(number, entry, attack, restart, spec.plan[entry].role))
+    return tuple(found)
 
 
 def _first(wrong: npt.NDArray[np.bool_], reason: str) -> tuple[int, str]:

@@ -74,9 +74,9 @@ def _accuracy_after(run: Run, number: int) -> float:
 
 
 def _rounds_of(run: Run, attack: str) -> list[Round]:
-    rounds = [entry for entry in run.spec.rounds() if entry.attack == attack]
+    rounds = [entry for entry in run.rounds if entry.attack == attack]
     if not rounds:
-        raise LedgerError(unknown("attack in this run", attack, {entry.attack for entry in run.spec.rounds()}))
+        raise LedgerError(unknown("attack in this run", attack, {entry.attack for entry in run.rounds}))
     return rounds
 
 
@@ -86,15 +86,22 @@ def _rounds_of(run: Run, attack: str) -> list[Round]:
 def statuses(run: Run) -> npt.NDArray[np.str_]:
     """Return the status (N,) of each example of `run.ids`: broken, error, not_run or survived, the first that holds.
 
-    `not_run`: some round of the plan has no event of an example that had survived all rounds before it.
+    `not_run`: some round of a fixed plan has no event of an example that had survived all rounds before it, or an
+    adaptive schedule has not come to its end.
     """
     fell = _break_rounds(run)
     errors = np.zeros(len(run.ids), dtype=bool)
     errors[_places(run, run.events["id"][run.events["status"] == "error"])] = True
+    missing = _unfinished(run)
+    return np.select([fell < _NEVER, errors, missing], ["broken", "error", "not_run"], default="survived")
+
+
+def _unfinished(run: Run) -> npt.NDArray[np.bool_]:
+    if run.spec.schedule.kind == "adaptive":
+        return np.full(len(run.ids), not run.complete)
     # An example that never broke needs one event per round, and no round holds two of the same example.
     done = np.bincount(_places(run, run.events["id"]), minlength=len(run.ids))
-    missing = done < len(run.spec.rounds())
-    return np.select([fell < _NEVER, errors, missing], ["broken", "error", "not_run"], default="survived")
+    return done < len(run.rounds)
 
 
 def status_by_id(run: Run) -> dict[int, Status]:
@@ -116,8 +123,10 @@ def survivors_after(run: Run, round: int) -> Ids:
 def broken_by(run: Run) -> npt.NDArray[np.str_]:
     """Return the attack (N,) that broke each example ("clean" for a misclassified one), "" where none did."""
     fell = _break_rounds(run)
-    names = np.array([entry.attack for entry in run.spec.rounds()])
-    return np.where(fell < _NEVER, names[np.where(fell < _NEVER, fell, 0)], "")
+    names = np.full(max(entry.round for entry in run.rounds) + 1, "", dtype=object)
+    for entry in run.rounds:
+        names[entry.round] = entry.attack
+    return np.where(fell < _NEVER, names[np.where(fell < _NEVER, fell, 0)], "").astype(np.str_)
 
 
 # ----------------------------------------------------------------------------------------------------------- accuracies
@@ -132,7 +141,7 @@ def claimed_accuracy(run: Run) -> float | None:
     """Return the clean accuracy less the breaks of the claimed attack, in [0, 1]; None without a claim."""
     if run.spec.claim is None:
         return None
-    claim = {entry.round for entry in run.spec.rounds() if entry.role == "claim" and entry.attack == run.spec.claim}
+    claim = {entry.round for entry in run.rounds if entry.role == "claim" and entry.attack == run.spec.claim}
     return float((~np.isin(_break_rounds(run), [0, *claim])).mean())
 
 
@@ -202,29 +211,33 @@ def _cost(run: Run, chosen: npt.NDArray[np.bool_]) -> Cost:
 
 
 def attack_table(run: Run) -> list[AttackRow]:
-    """Return one row per plan entry in order, the clean round first."""
+    """Return one row per attack in the plan's order, the clean round first.
+
+    `accuracy_after` of a row counts the breaks of its own attack and of those above it.
+    """
     plan = run.spec.plan
     if not plan or plan[0].role != "clean":
         plan = [PlanEntry(attack="clean", role="clean"), *plan]
-    fell, first, rows = _break_rounds(run), 0, []
+    fallen_to, standing, rows = broken_by(run), len(run.ids), []
     for entry in plan:
-        rows.append(_row(run, entry, fell, first))
-        first += entry.restarts
+        broken = int((fallen_to == entry.attack).sum())
+        standing -= broken
+        rows.append(_row(run, entry, broken, standing / len(run.ids)))
     return rows
 
 
-def _row(run: Run, entry: PlanEntry, fell: Ids, first: int) -> AttackRow:
-    last = first + entry.restarts - 1
-    mine = (run.events["round"] >= first) & (run.events["round"] <= last)
+def _row(run: Run, entry: PlanEntry, broken: int, accuracy_after: float) -> AttackRow:
+    mine = run.events["attack"] == entry.attack
     ids, spent = run.events["id"], _cost(run, mine)
+    restarts = entry.restarts if run.spec.schedule.kind == "fixed" else len(np.unique(run.events["restart"][mine]))
     return AttackRow(
         attack=entry.attack,
         role=entry.role,
-        restarts=entry.restarts,
+        restarts=restarts,
         attempted=len(np.unique(ids[mine])),
         errors=len(np.unique(ids[mine & (run.events["status"] == "error")])),
-        broken=int(((fell >= first) & (fell <= last)).sum()),
-        accuracy_after=float((fell > last).mean()),
+        broken=broken,
+        accuracy_after=accuracy_after,
         forwards=spent.forwards,
         backwards=spent.backwards,
         seconds=spent.seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,8 +12,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from unmask.errors import LedgerError
 from unmask.ledger import files
-from unmask.ledger.events import Columns, EventLog, columns, explain, first_fault, read_log, read_table
-from unmask.ledger.schema import SCHEMA_VERSION, FindingEntry, ResultEntry, Spec
+from unmask.ledger.events import Columns, EventLog, begun_rounds, columns, explain, first_fault, read_log, read_table
+from unmask.ledger.schema import SCHEMA_VERSION, FindingEntry, ResultEntry, Round, Spec
 from unmask.ledger.tensors import (
     Ids,
     Images,
@@ -39,7 +39,8 @@ class _Version(BaseModel):
 class Run:
     """One audit as recorded: `path` is None for a run kept in memory, `result` until the run is finished.
 
-    `events` holds one array (E,) per field of an event; `ids` and `labels` are (N,).
+    `events` holds one array (E,) per field of an event; `ids` and `labels` are (N,). `complete`: every round that was
+    to be run has been.
     """
 
     path: Path | None
@@ -49,8 +50,14 @@ class Run:
     events: Columns
     findings: tuple[FindingEntry, ...]
     result: ResultEntry | None
+    complete: bool
     read_images: Callable[[], Images]
     read_adversarial: Callable[[], tuple[Ids, Images]]
+
+    @cached_property
+    def rounds(self) -> tuple[Round, ...]:
+        """The rounds in order: all that a fixed plan holds, those that an adaptive schedule has begun."""
+        return tuple(self.spec.rounds()) if self.spec.schedule.kind == "fixed" else begun_rounds(self.events, self.spec)
 
     def inputs(self) -> tuple[Ids, Ids, Images]:
         """Return ids (N,), labels (N,) and images (N, C, H, W) float32; raises LedgerError for a damaged file."""
@@ -159,6 +166,7 @@ def load_run(path: Path | str) -> Run:
         events=events,
         findings=tuple(read_findings(run_dir)),
         result=result,
+        complete=result is not None,
         read_images=partial(read_images, run_dir / files.INPUTS, spec),
         read_adversarial=partial(_adversarial, run_dir, spec),
     )

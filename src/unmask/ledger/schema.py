@@ -93,8 +93,19 @@ class PlanEntry(_Entry):
     description: str = ""
 
 
+class ScheduleEntry(_Entry):
+    """How the plan's attacks are used.
+
+    "fixed": one after the other, each restart on all survivors. "adaptive": whatever the record suggests at the start
+    of each round, on the examples where it promises most; then a plan entry's restarts are the most an example gets.
+    """
+
+    kind: Literal["fixed", "adaptive"] = "fixed"
+    settings: PlainDict = {}
+
+
 class Round(NamedTuple):
-    """One pass over the survivors: restart `restart` of plan entry `entry`; -1 is a clean round that no entry names."""
+    """One pass over survivors: restart `restart` of plan entry `entry`; -1 is a clean round that no entry names."""
 
     round: int
     entry: int
@@ -114,6 +125,7 @@ class Spec(_Entry):
     data: DataEntry
     threat: ThreatEntry
     plan: list[PlanEntry]
+    schedule: ScheduleEntry = ScheduleEntry()
     claim: str | None = None
     budget: str
     seed: int
@@ -136,13 +148,17 @@ class Spec(_Entry):
         return self
 
     def rounds(self) -> list[Round]:
-        """Return the rounds in order: 0 is the clean one, then each plan entry once per restart (from 0)."""
+        """Return the rounds of a fixed schedule in order: 0 is the clean one, then each entry once per restart."""
         found = [Round(0, -1 if not self.plan or self.plan[0].role != CLEAN else 0, CLEAN, 0, "clean")]
         for position, entry in enumerate(self.plan):
             if entry.role != CLEAN:
                 for restart in range(entry.restarts):
                     found.append(Round(len(found), position, entry.attack, restart, entry.role))
         return found
+
+    def entry_of(self, attack: str) -> int:
+        """Return the position of an attack in the plan, -1 if it is not in it."""
+        return next((place for place, entry in enumerate(self.plan) if entry.attack == attack), -1)
 
 
 class ExampleEvent(NamedTuple):

@@ -32,7 +32,7 @@ from unmask.ledger.tensors import (
     shard_name,
 )
 
-COMPARED = ("model.fingerprint", "data.fingerprint", "threat", "plan", "claim", "budget", "seed", "version")
+COMPARED = ("model.fingerprint", "data.fingerprint", "threat", "plan", "schedule", "claim", "budget", "seed", "version")
 _SHARD = re.compile(r"\d+-\d+\.safetensors|\.\d+-\d+\.safetensors\.tmp")
 
 
@@ -242,7 +242,7 @@ class Ledger:
     def seal(self, result: ResultEntry) -> None:
         """Finish the run; doing it again with the same result changes nothing.
 
-        Raises LedgerError while some round of the plan has not been run on all its survivors, or where the run is
+        Raises LedgerError while some round of a fixed plan has not been run on all its survivors, or where the run is
         sealed with another result; OutputError where nothing can be written.
         """
         if result == self.result:
@@ -254,8 +254,11 @@ class Ledger:
         self._store.seal(result, self._events())
         self.result = result
 
-    def run(self) -> Run:
-        """Return the run as recorded up to now, for queries; it does not change with later commits."""
+    def run(self, *, complete: bool = False) -> Run:
+        """Return the run as recorded up to now, for queries; it does not change with later commits.
+
+        `complete` says that an adaptive schedule has nothing more to run; of a fixed plan the events tell.
+        """
         return Run(
             path=self.run_dir,
             spec=self.spec,
@@ -264,6 +267,7 @@ class Ledger:
             events=self._events(),
             findings=tuple(self._findings),
             result=self.result,
+            complete=complete or self.sealed,
             read_images=self._store.images,
             read_adversarial=self._store.best,
         )
@@ -294,6 +298,8 @@ class Ledger:
                 self._broken.add(row.id)
 
     def _not_run(self) -> int:
+        if self.spec.schedule.kind == "adaptive":
+            return 0
         missing = 0
         fell = {row.id: row.round for row in self._rows if row.status == "broken"}
         for number, *_ in self.spec.rounds():

@@ -1,6 +1,7 @@
 """Networks, normalisation, and loading of trained classifiers and of users' own models."""
 
-from unmask.models.adapters import from_probabilities
+from unmask.models.adapters import bpda, expectation, from_probabilities
+from unmask.models.black_box import from_numpy
 from unmask.models.loading import LoadedModel, load_model
 from unmask.models.normalize import Normalize, PerImageStandardize
 from unmask.models.registry import ARCHITECTURES, build
@@ -11,7 +12,10 @@ __all__ = [
     "LoadedModel",
     "Normalize",
     "PerImageStandardize",
+    "bpda",
     "build",
+    "expectation",
+    "from_numpy",
     "from_probabilities",
     "load_model",
     "zoo_card",

@@ -16,6 +16,7 @@ from unmask.training import (
     label_smoothing,
     lsq,
     plain,
+    plain_alp,
 )
 
 THREAT = Linf("0.3")
@@ -61,6 +62,13 @@ def mnist_ls() -> Recipe:
     """Aggressive label smoothing with Gaussian noise."""
     objective = label_smoothing(0.95)
     return _mnist("ls", "label smoothing (alpha 0.95) with Gaussian noise", objective, noise=True, epochs=60)
+
+
+@recipe
+def mnist_alp() -> Recipe:
+    """Adversarial images are only paired."""
+    what = "cross-entropy, logits of adversarial images paired (weight 1)"
+    return _mnist("alp", what, plain_alp(ADVERSARY), epochs=10)
 
 
 @recipe

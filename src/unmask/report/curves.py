@@ -20,6 +20,7 @@ MOST_PANELS = 12
 BINS = 24
 
 _Floats = npt.NDArray[np.float64]
+_Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Histograms:
 def accuracy_by_round(run: Run) -> _Floats:
     """Return the accuracy (R,) after each round: the share of all examples that no round up to it broke."""
     broken = run.events["round"][run.events["status"] == "broken"]
-    return 1 - np.cumsum(np.bincount(broken, minlength=len(run.spec.rounds()))) / len(run.ids)
+    return 1 - np.cumsum(np.bincount(_turns(run, broken), minlength=len(run.rounds))) / len(run.ids)
 
 
 def cost_plot(run: Run) -> Plot:
@@ -99,7 +100,7 @@ def cost_plot(run: Run) -> Plot:
         stepwise=True,
         log=True,
     )
-    rounds, accuracy = run.spec.rounds(), accuracy_by_round(run)
+    rounds, accuracy = run.rounds, accuracy_by_round(run)
     spent = (_per_round(run, "forwards") + _per_round(run, "backwards")).cumsum() / len(run.ids)
     shown = [i for i in range(len(rounds)) if spent[i] > 0]
     if len(shown) < 2:
@@ -112,7 +113,7 @@ def cost_plot(run: Run) -> Plot:
 
 
 def _claim_mark(run: Run, rounds: Sequence[Round], spent: _Floats, accuracy: _Floats) -> tuple[Mark, ...]:
-    claims = [entry.round for entry in rounds if entry.role == "claim" and entry.attack == run.spec.claim]
+    claims = [place for place, entry in enumerate(rounds) if entry.role == "claim" and entry.attack == run.spec.claim]
     if not claims or spent[claims[-1]] <= 0:
         return ()
     at = claims[-1]
@@ -121,7 +122,11 @@ def _claim_mark(run: Run, rounds: Sequence[Round], spent: _Floats, accuracy: _Fl
 
 def _per_round(run: Run, column: str) -> _Floats:
     weights = run.events[column].astype(np.float64)
-    return np.bincount(run.events["round"], weights, len(run.spec.rounds())).astype(np.float64)
+    return np.bincount(_turns(run, run.events["round"]), weights, len(run.rounds)).astype(np.float64)
+
+
+def _turns(run: Run, numbers: _Numbers) -> _Numbers:
+    return np.searchsorted([entry.round for entry in run.rounds], numbers)
 
 
 def _round_name(entry: Round) -> str:
@@ -147,19 +152,22 @@ def restart_plot(run: Run) -> Plot:
     plot = Plot(
         "Accuracy against restarts",
         "restarts",
-        "Each attack goes on from what the attacks before it left; 0 is where it begins.",
+        "Each attack goes on from what was left when it began; only its own breaks count.",
         stepwise=True,
     )
-    after = accuracy_by_round(run)
-    curves, start = [], 1
+    fell_in = run.events["round"][run.events["status"] == "broken"]
+    curves = []
     for entry in run.spec.plan:
-        if entry.role == "clean":
+        mine = [turn for turn in run.rounds if turn.attack == entry.attack and turn.role != "clean"]
+        if len({turn.restart for turn in mine}) < 2:
             continue
-        if entry.restarts > 1:
-            accuracy = after[start - 1 : start + entry.restarts]
-            kept = _telling(range(len(accuracy)), accuracy)
-            curves.append(_numbered(clip(entry.attack, 40), kept, accuracy, "after restart"))
-        start += entry.restarts
+        before = int((fell_in < mine[0].round).sum())
+        own = np.zeros(max(turn.restart for turn in mine) + 2, dtype=np.int64)
+        for turn in mine:
+            own[turn.restart + 1] += int((fell_in == turn.round).sum())
+        accuracy = 1 - (before + np.cumsum(own)) / len(run.ids)
+        kept = _telling(range(len(accuracy)), accuracy)
+        curves.append(_numbered(clip(entry.attack, 40), kept, accuracy, "after restart"))
     if not curves:
         return replace(plot, missing="No attack of this audit was started more than once.")
     whose = f"restarts of {curves[0].name}" if len(curves) == 1 else plot.x_title

@@ -1,0 +1,108 @@
+"""An attack's word is never trusted: every claimed break is predicted again before it becomes an event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from unmask.attacks.problem import AttackResult
+from unmask.contract import Model, logits_of
+from unmask.ledger import ExampleEvent
+from unmask.losses import cross_entropy, margin, predictions
+from unmask.threat import ThreatModel
+
+
+@torch.no_grad()
+def predict(model: Model, x: Tensor, y: Tensor, ids: Iterable[int]) -> list[ExampleEvent]:
+    """Return the events of the clean round: images x (B, C, H, W), labels y (B,), their ids."""
+    logits = logits_of(model, x)
+    columns = zip(
+        ids,
+        predictions(logits).tolist(),
+        y.tolist(),
+        margin(logits, y).tolist(),
+        cross_entropy(logits, y).tolist(),
+        strict=True,
+    )
+    return [
+        ExampleEvent(
+            0,
+            "clean",
+            0,
+            example,
+            "broken" if predicted != label else "survived",
+            gap,
+            loss,
+            predicted,
+            0.0,
+            1,
+            0,
+            0 if predicted != label else None,
+            0.0,
+        )
+        for example, predicted, label, gap, loss in columns
+    ]
+
+
+@torch.no_grad()
+def judge(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    ids: Iterable[int],
+    threat: ThreatModel,
+    found: AttackResult,
+    turn: tuple[int, str, int],
+) -> tuple[list[ExampleEvent], Tensor]:
+    """Return the events of a round (its number, attack and restart) and the images kept (B, C, H, W) on the CPU.
+
+    Predicts every claimed break again in fp32, and counts no point outside ball or box.
+    """
+    x_adv = found.x_adv.detach().float()
+    inside = threat.contains(x_adv, x)
+    distance = threat.distance(x_adv, x).tolist()
+    claimed = (found.broken & inside).nonzero().flatten()
+    gap, predicted = found.margin.double().clone(), y.clone()
+    loss: dict[int, float] = {}
+    if len(claimed):
+        logits = logits_of(model, x_adv[claimed])
+        predicted[claimed] = predictions(logits)
+        gap[claimed] = margin(logits, y[claimed]).double()
+        loss = dict(zip(claimed.tolist(), cross_entropy(logits, y[claimed]).tolist(), strict=True))
+    gap[~inside] = torch.nan
+    broken = (predicted != y).tolist()
+    steps = (~found.trace.isnan()).sum(0).sub(1).clamp(min=0).tolist()
+    checked = torch.zeros_like(found.forwards).index_fill(0, claimed, 1)
+    columns = zip(
+        ids,
+        gap.tolist(),
+        predicted.tolist(),
+        (found.forwards + checked).tolist(),
+        found.backwards.tolist(),
+        strict=True,
+    )
+    events = [
+        ExampleEvent(
+            *turn,
+            example,
+            "broken" if broken[i] else "survived",
+            margin_,
+            loss.get(i),
+            class_,
+            distance[i],
+            forwards,
+            backwards,
+            steps[i] if broken[i] else None,
+            0.0,
+        )
+        for i, (example, margin_, class_, forwards, backwards) in enumerate(columns)
+    ]
+    return events, x_adv.cpu()
+
+
+def failed(example: int, turn: tuple[int, str, int]) -> ExampleEvent:
+    """Return the event of an image on which the attack raised."""
+    nan = float("nan")
+    return ExampleEvent(*turn, example, "error", nan, None, -1, nan, 0, 0, None, 0.0)

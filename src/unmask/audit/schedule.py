@@ -1,0 +1,335 @@
+"""Which attack is run next, on which images: decided at the start of each round from what is recorded so far.
+
+A schedule is a pure function of the record of earlier rounds. Batch size, resume and the number of workers therefore
+change no decision. `docs/attack-schedule.md` says what the adaptive schedule does and what each of its parts buys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from unmask.audit.plan import PlannedAttack
+from unmask.ledger import ExampleEvent, ScheduleEntry
+from unmask.streams import derive_seed
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+CLEAN = "clean"
+
+
+class Turn(NamedTuple):
+    """A round to run: its number, attack and restart, and the images (positions, ascending)."""
+
+    round: int
+    attack: str
+    restart: int
+    rows: Rows
+
+
+class Trials(NamedTuple):
+    """Search runs as columns: image, attack (its place in the plan), how often it had failed there in a row, margins
+    before and after, break and cost."""
+
+    row: Rows
+    move: Rows
+    failures: Rows
+    before: Floats
+    after: Floats
+    broken: npt.NDArray[np.bool_]
+    cost: Floats
+
+
+class History:
+    """What whole rounds have shown: which images stand, their best margins, and every run of a search attack."""
+
+    def __init__(self, count: int, plan: Sequence[PlannedAttack]) -> None:
+        self.moves = [attack.name for attack in plan]
+        self._searches = {attack.name for attack in plan if attack.role == "search"}
+        self.rounds = 0
+        self.standing = np.ones(count, dtype=bool)
+        self.margin = np.full(count, -np.inf)
+        self.spent = 0
+        self.cost = np.zeros(count)
+        self.tries = np.zeros((count, len(plan)), dtype=np.int64)
+        self.failures = np.zeros((count, len(plan)), dtype=np.int64)
+        self._trials: list[Trials] = []
+
+    def add(self, rows: Rows, events: Sequence[ExampleEvent]) -> None:
+        """Take in one whole round: the events of the images `rows`.
+
+        A run has failed on an image where it neither broke it nor came clearly nearer than all runs before.
+        """
+        self.rounds += 1
+        if not events:
+            return
+        broken = np.array([event.status == "broken" for event in events])
+        margins = np.nan_to_num(np.array([event.margin for event in events], dtype=float), nan=-np.inf)
+        cost = np.array([event.forwards + event.backwards for event in events], dtype=float)
+        attack = events[0].attack
+        self.spent += int(cost.sum())
+        self.cost[rows] += cost
+        if attack != CLEAN:
+            move = self.moves.index(attack)
+            self.tries[rows, move] += 1
+            moves = np.full(len(rows), move)
+            before, failures = self.margin[rows].copy(), self.failures[rows, move].copy()
+            if attack in self._searches:
+                self._trials.append(Trials(rows, moves, failures, before, margins, broken, cost))
+            moved = margins > before + PROGRESS * np.abs(before)
+            self.failures[rows, move] = np.where(moved, 0, failures + 1)
+        self.margin[rows] = np.maximum(self.margin[rows], margins)
+        self.standing[rows[broken]] = False
+
+    def trials(self) -> Trials:
+        """Return all runs of attacks, in the order in which they were made."""
+        if not self._trials:
+            none = np.zeros(0)
+            none_int = none.astype(np.int64)
+            return Trials(none_int, none_int, none_int, none, none, none.astype(bool), none)
+        return Trials(*(np.concatenate(column) for column in zip(*self._trials, strict=True)))
+
+
+class Schedule(Protocol):
+    """Decides each round; None ends the audit."""
+
+    def describe(self) -> ScheduleEntry:
+        """Return what the record says of the schedule."""
+
+    def next_turn(self, history: History) -> Turn | None:
+        """Return the round that follows those of `history`."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Every attack of the plan in turn, each restart on all survivors."""
+
+    plan: tuple[PlannedAttack, ...]
+
+    def describe(self) -> ScheduleEntry:
+        """Return what the record says of the schedule."""
+        return ScheduleEntry(kind="fixed")
+
+    def next_turn(self, history: History) -> Turn | None:
+        """Return the next restart of the plan."""
+        turns = [(CLEAN, 0), *((attack.name, restart) for attack in self.plan for restart in range(attack.restarts))]
+        if history.rounds >= len(turns):
+            return None
+        return Turn(history.rounds, *turns[history.rounds], np.flatnonzero(history.standing))
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Run, on each image, what has paid on images like it; stop where nothing promises to.
+
+    `most` evaluations per image on average, claim included; `per_image`: on any single one; `per_survivor`: on average
+    per image that stands, beside what the fallen ones took, and thrice that on any single one. `least_rate`: breaks per
+    evaluation below which a run is not worth making. `openers` share out the pilot, whose winner opens on the rest;
+    every survivor then meets each attack of `book` once before the end.
+    """
+
+    plan: tuple[PlannedAttack, ...]
+    most: float = np.inf
+    per_image: float = np.inf
+    per_survivor: float = np.inf
+    least_rate: float = 0.0
+    openers: tuple[str, ...] = ("margin", "smoothed")
+    book: tuple[str, ...] = ("margin", "smoothed", "polish", "scale-invariant")
+    pilot: int = 24
+    seed: int = 0
+
+    def describe(self) -> ScheduleEntry:
+        """Return what the record says of the schedule."""
+        return ScheduleEntry(
+            kind="adaptive",
+            settings={
+                "most_evaluations": self.most,
+                "most_evaluations_per_image": self.per_image,
+                "evaluations_per_survivor": self.per_survivor,
+                "least_rate": self.least_rate,
+                "openers": list(self.openers),
+                "book": list(self.book),
+                "pilot": self.pilot,
+            },
+        )
+
+    def next_turn(self, history: History) -> Turn | None:
+        """Return the round that promises the most breaks per evaluation, as the module's page explains."""
+        if history.rounds == 0:
+            return Turn(0, CLEAN, 0, np.flatnonzero(history.standing))
+        for number, attack in enumerate(self.plan):
+            if attack.role == "claim" and not history.tries[:, number].any() and history.rounds == number + 1:
+                return Turn(history.rounds, attack.name, 0, np.flatnonzero(history.standing))
+        chosen = self._opening(history) or self._best(history)
+        return None if chosen is None else self._affordable(history, *chosen)
+
+    def _opening(self, history: History) -> tuple[int, Rows, Floats] | None:
+        """Return the next opener's share of the pilot, then the winner for all images that nothing was run on."""
+        fresh = np.flatnonzero(history.standing & (history.tries[:, self._searches()].sum(1) == 0))
+        if not len(fresh):
+            return None
+        openers = [history.moves.index(name) for name in self.openers if name in history.moves]
+        waiting = [move for move in openers if not history.tries[:, move].any()]
+        share = min(self.pilot, len(fresh) // 20)
+        if waiting and share:
+            order = np.random.default_rng(derive_seed(self.seed, "pilot")).permutation(len(history.standing))
+            rows = np.sort(order[np.isin(order, fresh)][:share])
+            return waiting[0], rows, np.ones(share)
+        winner = min(openers, key=lambda move: self._opening_cost(history, move))
+        return winner, fresh, np.ones(len(fresh))
+
+    def _opening_cost(self, history: History, move: int) -> float:
+        """Return what an image costs that this move opens on: the run, and the book for those that it leaves."""
+        trials = history.trials()
+        mine = (trials.move == move) & ~seen_before(trials.row)
+        if not mine.any():
+            return float(self.plan[move].cost(0))
+        book = sum(attack.cost(0) for attack in self.plan if attack.name in self.book)
+        return float(trials.cost[mine].mean() + (~trials.broken[mine]).mean() * book)
+
+    def _best(self, history: History) -> tuple[int, Rows, Floats] | None:
+        """Return the move that promises most on some image, and all images on which it is the best, as far as known.
+
+        Of images of one kind no more are taken than twice those that the move was tried on before, and a few: the rest
+        wait for what these show.
+        """
+        rows = np.flatnonzero(history.standing)
+        if not len(rows):
+            return None
+        promise = self._promises(history, rows)
+        best = promise.rate.argmax(1)
+        rate = promise.rate[np.arange(len(rows)), best]
+        if not (rate > 0).any():
+            return None
+        leader = int(rate.argmax())
+        move, restart = int(best[leader]), int(history.tries[rows[leader], best[leader]])
+        mine = (rate > 0) & (best == move) & (history.tries[rows, move] == restart)
+        due = promise.due[:, move]
+        chosen = np.zeros(len(rows), dtype=bool)
+        for depth in np.unique(promise.depth[mine]):
+            kind = np.flatnonzero(mine & (promise.depth == depth) & ~due)
+            known = promise.seen[depth, move]
+            chosen[kind[: int(FIRST_FEW + 2 * known)]] = True
+        chosen |= mine & due
+        return move, rows[chosen], rate[chosen]
+
+    def _affordable(self, history: History, move: int, rows: Rows, rates: Floats) -> Turn | None:
+        left, restart = self._left(history), int(history.tries[rows[0], move])
+        count = int(min(left / (self.plan[move].cost(restart) + CHECK), len(rows)))
+        if count < 1:
+            return None
+        if count < len(rows):
+            rows = np.sort(rows[np.argsort(-rates, kind="stable")[:count]])
+        return Turn(history.rounds, self.plan[move].name, restart, rows)
+
+    def _left(self, history: History) -> float:
+        """Return how many evaluations may still be spent."""
+        of_fallen = float(history.cost[~history.standing].sum())
+        survivors = of_fallen + self.per_survivor * int(history.standing.sum())
+        return min(survivors, self.most * len(history.standing)) - history.spent
+
+    def _searches(self) -> list[int]:
+        return [number for number, attack in enumerate(self.plan) if attack.role == "search"]
+
+    def _promises(self, history: History, rows: Rows) -> Promises:
+        trials = history.trials()
+        scale = spreads(trials, len(history.standing))
+        depth = depth_of(history.margin[rows], scale[rows])
+        depth_then = depth_of(trials.before, scale[trials.row])
+        nearest = np.argsort(-history.margin[rows] / np.maximum(scale[rows], 1e-300), kind="stable")
+        failures_then = failures_of(trials.failures)
+        opening = ~seen_before(trials.row)
+        rates, dues = np.zeros((len(rows), len(self.plan))), np.zeros((len(rows), len(self.plan)), dtype=bool)
+        seen = np.zeros((DEPTHS, len(self.plan)))
+        for move in self._searches():
+            attack, tried, mine = self.plan[move], history.tries[rows, move], trials.move == move
+            first, later = mine & opening, mine & ~opening
+            opened = (0.25 + trials.broken[first].sum()) / (1 + first.sum()) if first.any() else 0.0
+            prior = np.maximum(PRIOR, 0.25 * opened * CAUTION)
+            place = depth_then[later] * FAILURES + failures_then[later]
+            runs = np.bincount(place, minlength=DEPTHS * FAILURES).reshape(DEPTHS, FAILURES)
+            broke = shared(np.bincount(place, trials.broken[later], DEPTHS * FAILURES))
+            cost = shared(np.bincount(place, trials.cost[later], DEPTHS * FAILURES))
+            rate = (PRIOR_RUNS * prior + broke) / (PRIOR_RUNS * attack.cost(0) + cost)
+            here = rate[depth, failures_of(history.failures[rows, move])]
+            due = (tried == 0) & (attack.name in self.book)
+            here = np.where(due, np.maximum(here, 2 * self.least_rate), here)
+            few = nearest[: max(EXPLORED - int(mine.sum()), 0)]
+            explored = (tried == 0) & np.isin(np.arange(len(rows)), few)
+            here, due = np.where(explored, np.maximum(here, 5 * self.least_rate), here), due | explored
+            allowed = (tried < attack.restarts) & (here >= self.least_rate)
+            allowed &= history.cost[rows] + attack.cost(0) + CHECK <= min(self.per_image, HOG * self.per_survivor)
+            if attack.wants_donors and not trials.broken.any():
+                allowed &= False
+            rates[:, move], dues[:, move], seen[:, move] = np.where(allowed, here, 0.0), due, runs.sum(1)
+        return Promises(rates, dues, depth, seen)
+
+
+class Promises(NamedTuple):
+    """What a further run promises: breaks per evaluation (S, moves), 0 where it is not worth it; whether the book asks
+    for it; the depth (S,) of each image; how many runs (depths, moves) have been seen at each depth."""
+
+    rate: Floats
+    due: npt.NDArray[np.bool_]
+    depth: Rows
+    seen: Floats
+
+
+CHECK = 1  # a break is predicted again
+FIRST_FEW = 6
+EXPLORED = 4
+PROGRESS = 0.05
+HOG = 3.0
+DEPTHS = 14
+FAILURES = 8
+PRIOR_RUNS = 2.0
+_LEVELS = np.geomspace(0.1, 60, DEPTHS)
+_COUNTS = np.array([0, 1, 2, 4, 8, 16, 32, 64])
+CAUTION = 1 / (1 + _COUNTS / 2)[None, :]
+PRIOR = 0.25 * np.exp(-_LEVELS)[:, None] * CAUTION
+
+
+def _kernel(size: int, share: float) -> Floats:
+    return np.asarray(share ** np.abs(np.arange(size)[:, None] - np.arange(size)[None, :]), dtype=float)
+
+
+def shared(counts: npt.NDArray[Any]) -> Floats:
+    """Return counts per cell (depth, failures), each with shares of those of the cells around it."""
+    return np.asarray(_kernel(DEPTHS, 0.4) @ counts.reshape(DEPTHS, FAILURES) @ _kernel(FAILURES, 0.2), dtype=float)
+
+
+def depth_of(margins: Floats, scale: Floats) -> Rows:
+    """Return the class of an image: by how many spreads it lies from breaking."""
+    depth = np.maximum(-margins, 0) / np.maximum(scale, 1e-300)
+    return np.searchsorted(np.sqrt(_LEVELS[:-1] * _LEVELS[1:]), depth)
+
+
+def failures_of(tries: Rows) -> Rows:
+    """Return the class of a number of earlier runs."""
+    return np.searchsorted(_COUNTS, tries, side="right") - 1
+
+
+def seen_before(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Say per run whether its image had been through another run before it."""
+    seen = np.ones(len(rows), dtype=bool)
+    _, first = np.unique(rows, return_index=True)
+    seen[first] = False
+    return seen
+
+
+def spreads(trials: Trials, count: int) -> Floats:
+    """Return per image how much the final margins of its runs differ (N,): its own spread, drawn to that of all."""
+    survived = ~trials.broken & np.isfinite(trials.after)
+    row, after = trials.row[survived], trials.after[survived]
+    runs = np.bincount(row, minlength=count).astype(float)
+    mean = np.bincount(row, after, count) / np.maximum(runs, 1)
+    squares = np.bincount(row, (after - mean[row]) ** 2, count)
+    own = squares / np.maximum(runs - 1, 1)
+    several = runs >= 2
+    pooled = float(np.median(own[several])) if several.any() else 0.0
+    return np.asarray(np.sqrt((2 * pooled + squares) / (2 + np.maximum(runs - 1, 0))))
