@@ -2,12 +2,12 @@
 
 Every row is the same attack (Linf 0.3, 40 steps of 0.01, one uniform start, cross-entropy) on the same MNIST test
 images as one batch. 1.00 is the time of 40 bare forward + input-gradient passes and one forward. Rows take turns within
-a repetition and each is divided by the bare passes of its own repetition, so that a machine that slows down slows all of
-them; figures are medians over the repetitions. What an attack returns is predicted again here.
+a repetition and each is divided by the bare passes of its own repetition; figures are medians over the repetitions.
+What an attack returns is predicted again here.
 
-Ours drops broken images at once, so `unmask.climb`, which drops none, is given too: what is above 1.00 there is the
-engine's overhead. ART (adversarial-robustness-toolbox) runs where it is installed; it is no dependency of this package.
-No bf16 row: processors without bf16 units emulate it.
+Ours drops broken images at once, so `climb`, the same ascent for training, which drops none, is given too: what is
+above 1.00 there is the engine's overhead. ART (adversarial-robustness-toolbox) runs where it is installed; it is no
+dependency of this package. No bf16 row: processors without bf16 units emulate it.
 
     python benchmarks/pgd_speed.py --data-dir ../shared/data
 """
@@ -43,7 +43,7 @@ from unmask.streams import Streams
 MODELS = ("mnist-at", "mnist-clp")
 THREAT, STEPS, STEP_SIZE, SEED = unmask.Linf("0.3"), 40, 0.01, 0
 RESULTS = Path(__file__).parent / "results"
-BARE, OURS, CLIMB = "bare passes", "unmask.pgd", "unmask.climb"
+BARE, OURS, CLIMB = "bare passes", "unmask.attacks.pgd", "climb"
 PEERS = {"torchattacks": "torchattacks", "Foolbox": "foolbox", "ART": "adversarial-robustness-toolbox"}
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -137,21 +137,19 @@ def measure(name: str, x: Tensor, y: Tensor, repetitions: int) -> list[dict]:
             attack(x, y)
             seconds[row].append(time.perf_counter() - begun)
 
-    def ratio(row: str, to: str) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[row], seconds[to], strict=True))
+    def ratios(row: str, to: str) -> list[float]:
+        return [mine / other for mine, other in zip(seconds[row], seconds[to], strict=True)]
 
-    fastest = min((row for row in rows if row in PEERS), key=lambda row: ratio(row, BARE))
+    fastest = min(PEERS.keys() & rows.keys(), key=lambda row: statistics.median(ratios(row, BARE)))
     return [
         {
             "model": name,
             "attack": row,
             "robust_accuracy": accuracy[row],
             "seconds": statistics.median(seconds[row]),
-            "to_bare_passes": ratio(row, BARE),
-            "range": sorted(a / b for a, b in zip(seconds[row], seconds[BARE], strict=True))[
-                :: max(repetitions - 1, 1)
-            ],
-            "to_fastest_peer": ratio(row, fastest),
+            "to_bare_passes": statistics.median(ratios(row, BARE)),
+            "least_and_most": [min(ratios(row, BARE)), max(ratios(row, BARE))],
+            "to_fastest_peer": statistics.median(ratios(row, fastest)),
             "fastest_peer": fastest,
         }
         for row in rows
@@ -164,12 +162,12 @@ def markdown(settings: dict, rows: list[dict]) -> str:
     lines = [
         "# The time of one PGD",
         "",
-        f"First {settings['n']:,} MNIST test images as one batch, {settings['threat']}, {STEPS} steps of {STEP_SIZE}, one",
-        f"random start, seed {SEED}, fp32, {settings['threads']} thread(s); medians of {settings['repetitions']} interleaved",
-        f"repetitions (in brackets: least and most). 1.00 is {STEPS} bare forward + input-gradient passes and one forward.",
-        f"`{CLIMB}` drops no broken image: what it is above 1.00 is the engine's overhead. Robust accuracy is of",
-        f"what each returned, predicted again.{absent}",
-        "No bf16 row: processors without bf16 units emulate it.",
+        f"First {settings['n']:,} MNIST test images as one batch, {settings['threat']}, {STEPS} steps of {STEP_SIZE},",
+        f"one random start, seed {SEED}, fp32, threads: {settings['threads']}.",
+        f"Medians of {settings['repetitions']} interleaved repetitions, in brackets the least and the most.",
+        f"1.00 is {STEPS} bare forward + input-gradient passes and one forward. `{CLIMB}` drops no broken image:",
+        "what it is above 1.00 is the engine's overhead. Robust accuracy is of what each returned, predicted again.",
+        f"No bf16 row: processors without bf16 units emulate it.{absent}",
         "",
         f"Peers: {json.dumps(settings['peers'])}. Hardware: {json.dumps(settings['hardware'])}.",
         f"unmask {settings['version']}, {json.dumps(settings['packages'])}. Command: `{settings['command']}`.",
@@ -178,10 +176,11 @@ def markdown(settings: dict, rows: list[dict]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
+        least, most = row["least_and_most"]
         accuracy = "-" if row["attack"] == BARE else f"{row['robust_accuracy']:.1%}"
         lines.append(
             f"| {row['model']} | {row['attack']} | {accuracy} | {row['seconds']:.3f} | {row['to_bare_passes']:.2f} "
-            f"({row['range'][0]:.2f} to {row['range'][-1]:.2f}) | {row['to_fastest_peer']:.2f} ({row['fastest_peer']}) |"
+            f"({least:.2f} to {most:.2f}) | {row['to_fastest_peer']:.2f} ({row['fastest_peer']}) |"
         )
     return "\n".join([*lines, ""])
 

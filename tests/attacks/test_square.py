@@ -85,7 +85,7 @@ def test_a_hump_has_unit_length_and_its_top_in_the_middle(height, width):
     assert (pyramid > 0).all() and pyramid.max() == pyramid[height // 2, width // 2]
 
 
-@pytest.mark.parametrize(("start", "threat"), [(stripes(), THREATS[0]), (tiles(), THREATS[1])])
+@pytest.mark.parametrize(("start", "threat"), [(stripes(), THREATS[0]), (tiles(), L2("0.2"))])
 def test_starts_lie_on_the_sphere(model, images, start, threat):
     y = model(images).argmax(1)
     problem = Problem(model, images, y, threat, margin, Streams.derive(0, range(5)))
@@ -97,7 +97,7 @@ def test_starts_lie_on_the_sphere(model, images, start, threat):
         assert torch.allclose(change.abs(), torch.full_like(change, threat.eps), atol=1e-6)
         assert torch.allclose(change, change[:, :, :1].expand_as(change), atol=1e-6)
     else:
-        assert torch.allclose(threat.distance(x_adv, images), torch.tensor(threat.eps, dtype=x_adv.dtype), atol=1e-4)
+        assert threat.distance(x_adv, images).tolist() == pytest.approx([threat.eps] * 5, abs=1e-4)
 
 
 def test_a_search_as_a_start_counts_its_queries(model, images):

@@ -128,9 +128,7 @@ def _claims(x_adv: Tensor, broken: Tensor, y: Tensor) -> AttackResult:
 )
 def test_an_attack_that_lies_breaks_nothing(linear, forge):
     model, x, y, distance = linear
-    liar = PlannedAttack(
-        "liar", lambda task: _claims(forge(task.x), torch.ones_like(task.y, dtype=torch.bool), task.y)
-    )
+    liar = PlannedAttack("liar", lambda task: _claims(forge(task.x), torch.ones_like(task.y, dtype=torch.bool), task.y))
     result = quick(model, x, y, unmask.Linf(0.01), budget=[liar])
     assert torch.equal(result.survived, distance > 0)
     assert torch.isfinite(result.x_adv).all()

@@ -243,7 +243,7 @@ def test_limits_hold_and_decisions_follow_from_the_record_alone(world, order):
         assert len(turn.rows)
         planned = len(turn.rows) * (prices[turn.attack] + CHECK)
         standing = history.standing
-        assert history.cost[standing].sum() + planned <= schedule.per_survivor * standing.sum()
+        assert history.searched[standing].sum() + planned <= schedule.per_survivor * standing.sum()
 
     turns, history, told = play(schedule, count, answer, check=check)
     assert history.spent == history.cost.sum() <= schedule.most * count

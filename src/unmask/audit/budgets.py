@@ -25,7 +25,7 @@ from unmask.audit.moves import (
     targeted,
 )
 from unmask.audit.plan import PlannedAttack, check_plan, claim_attack
-from unmask.audit.schedule import Adaptive, Fixed, Schedule
+from unmask.audit.schedule import CHECK, Adaptive, Fixed, Schedule
 from unmask.errors import AuditError, unknown
 from unmask.threat import ThreatModel
 
@@ -52,7 +52,7 @@ class Budget:
 
 
 BUDGETS: dict[str, Budget] = {
-    "quick": Budget(100, 1 / 2_000, 200, "a first look: what is cheap to break"),
+    "quick": Budget(200, 1 / 2_000, 200, "a first look: what is cheap to break"),
     "standard": Budget(1_100, 1 / 5_000, 2_000, "the figure to report"),
     "exhaustive": Budget(20_000, 1 / 500_000, 20_000, "when another point of a percent matters"),
 }
@@ -106,9 +106,10 @@ def make_plan(
     """Return the claim's attack, if any, and those of a budget for K classes, with their schedule.
 
     `budget` is a name of BUDGETS or PLANS, a number of evaluations per image, attacks of your own, which are run in
-    turn, or a whole Plan, which is taken as it is. With `access` to less than gradients no image gets more queries than the number, or the budget's name, allows.
-    Raises AuditError for an unknown budget, access or claim, for two attacks of one name, for a claim or plan that
-    needs gradients where there are none, and for a number of evaluations that the claim alone may use up.
+    turn, or a whole Plan, which is taken as it is. With `access` to less than gradients no image gets more queries than
+    the number, or the budget's name, allows. Raises AuditError for an unknown budget, access or claim, for two attacks
+    of one name, for a claim or plan that needs gradients where there are none, and for a number of evaluations that the
+    claim alone may use up.
     """
     if access not in ACCESS:
         raise AuditError(unknown("access", access, ACCESS))
@@ -158,7 +159,7 @@ def _black_box(budget: str | int, threat: ThreatModel, access: Access, seed: int
         )
         return _fixed((noise(DRAWS, restarts=1), walk), str(budget))
     attacks = queries_only(threat)
-    _refuse_too_few(queries, 2 + min(attack.cost(0) for attack in attacks), "the clean images and the first attack")
+    _refuse_too_few(queries, 2 + CHECK + attacks[0].cost(0), "the clean images and the first attack")
     opener = attacks[0].name
     schedule = Adaptive(attacks, per_image=float(queries), openers=(opener,), book=(opener,), seed=seed)
     return Plan(attacks, schedule, str(budget))

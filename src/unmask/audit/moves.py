@@ -28,7 +28,13 @@ def noise(draws: int = 5, restarts: int = MOST) -> PlannedAttack:
 
     description = f"{draws} random corners of the ball"
     return PlannedAttack(
-        "noise", run, restarts, settings={"draws": draws}, description=description, cost=lambda restart: draws + 1
+        "noise",
+        run,
+        restarts,
+        settings={"draws": draws},
+        description=description,
+        cost=lambda restart: draws + 1,
+        gradients=False,
     )
 
 
@@ -225,6 +231,7 @@ def stripes_search(queries: int = 200) -> PlannedAttack:
         settings={"loss": "margin", "queries": queries, "window": 0.8},
         description=f"no gradients: {queries} queries of Square from stripes",
         cost=lambda restart: queries,
+        gradients=False,
     )
 
 
@@ -250,6 +257,7 @@ def square_search(queries: int = 100) -> PlannedAttack:
         settings={"loss": "margin", "queries": queries, "window": "0.4, halved by restart to 0.025", "start": "best"},
         description=f"no gradients: {queries} queries, random squares on the best point so far",
         cost=lambda restart: queries,
+        gradients=False,
     )
 
 
@@ -320,6 +328,7 @@ def query_ascent(steps: int = 10, samples: int = 20) -> PlannedAttack:
         settings={"loss": "margin", "steps": steps, "samples": samples, "delta": "eps"},
         description=f"no gradients: {steps} Adam steps along estimates from {2 * samples} queries each",
         cost=lambda restart: steps * (2 * samples + 1) + 1,
+        gradients=False,
     )
 
 

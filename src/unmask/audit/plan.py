@@ -45,7 +45,7 @@ class PlannedAttack:
 
     `settings` says for the record what `run` does; two plans with equal settings must do the same. `cost(restart)` is
     the most evaluations that the run may take per image, for adaptive schedules; `wants_donors` says that it needs
-    `task.donors`.
+    `task.donors`, `gradients` that it makes backward passes.
     """
 
     name: str
@@ -56,6 +56,7 @@ class PlannedAttack:
     description: str = ""
     cost: Callable[[int], int] = lambda restart: 1
     wants_donors: bool = False
+    gradients: bool = True
 
 
 def claim_attack(name: str, threat: ThreatModel) -> PlannedAttack:

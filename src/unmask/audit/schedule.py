@@ -50,12 +50,13 @@ class History:
 
     def __init__(self, count: int, plan: Sequence[PlannedAttack]) -> None:
         self.moves = [attack.name for attack in plan]
-        self._searches = {attack.name for attack in plan if attack.role == "search"}
+        self._plan = {attack.name: attack for attack in plan}
         self.rounds = 0
         self.standing = np.ones(count, dtype=bool)
         self.margin = np.full(count, -np.inf)
         self.spent = 0
         self.cost = np.zeros(count)
+        self.searched = np.zeros(count)
         self.tries = np.zeros((count, len(plan)), dtype=np.int64)
         self.failures = np.zeros((count, len(plan)), dtype=np.int64)
         self._trials: list[Trials] = []
@@ -70,8 +71,8 @@ class History:
             return
         broken = np.array([event.status == "broken" for event in events])
         margins = np.nan_to_num(np.array([event.margin for event in events], dtype=float), nan=-np.inf)
-        cost = np.array([event.forwards + event.backwards for event in events], dtype=float)
         attack = events[0].attack
+        cost = np.array([self._cost(event) for event in events], dtype=float)
         self.spent += int(cost.sum())
         self.cost[rows] += cost
         if attack != CLEAN:
@@ -79,12 +80,23 @@ class History:
             self.tries[rows, move] += 1
             moves = np.full(len(rows), move)
             before, failures = self.margin[rows].copy(), self.failures[rows, move].copy()
-            if attack in self._searches:
+            if self._plan[attack].role == "search":
+                self.searched[rows] += cost
                 self._trials.append(Trials(rows, moves, failures, before, margins, broken, cost))
             moved = margins > before + PROGRESS * np.abs(before)
             self.failures[rows, move] = np.where(moved, 0, failures + 1)
         self.margin[rows] = np.maximum(self.margin[rows], margins)
         self.standing[rows[broken]] = False
+
+    def _cost(self, event: ExampleEvent) -> int:
+        """Return an event's evaluations, of a break no less than they were and the same in every batch.
+
+        A batch makes the backward pass of the step on which an image breaks only if another image of it still stands.
+        """
+        attack = self._plan.get(event.attack)
+        if event.status != "broken" or attack is None or not attack.gradients:
+            return event.forwards + event.backwards
+        return min(2 * event.forwards, attack.cost(event.restart) + CHECK)
 
     def trials(self) -> Trials:
         """Return all runs of attacks, in the order in which they were made."""
@@ -127,10 +139,10 @@ class Fixed:
 class Adaptive:
     """Run, on each image, what has paid on images like it; stop where nothing promises to.
 
-    `most` evaluations per image on average, claim included; `per_image`: on any single one; `per_survivor`: on average
-    per image that stands, beside what the fallen ones took, and thrice that on any single one. `least_rate`: breaks per
-    evaluation below which a run is not worth making. `openers` share out the pilot, whose winner opens on the rest;
-    every survivor then meets each attack of `book` once before the end.
+    `most` evaluations per image on average, claim included; `per_image`: on any single one; `per_survivor`: by search
+    attacks, on average per image that stands, beside what the fallen ones took, and thrice that on any single one.
+    `least_rate`: breaks per evaluation below which a run is not worth making. `openers` share out the pilot, whose
+    winner opens on the rest; every survivor then meets each attack of `book` once before the end.
     """
 
     plan: tuple[PlannedAttack, ...]
@@ -179,9 +191,9 @@ class Adaptive:
         if waiting and share:
             order = np.random.default_rng(derive_seed(self.seed, "pilot")).permutation(len(history.standing))
             rows = np.sort(order[np.isin(order, fresh)][:share])
-            return waiting[0], rows, np.ones(share)
+            return waiting[0], rows, history.margin[rows]
         winner = min(openers, key=lambda move: self._opening_cost(history, move))
-        return winner, fresh, np.ones(len(fresh))
+        return winner, fresh, history.margin[fresh]
 
     def _opening_cost(self, history: History, move: int) -> float:
         """Return what an image costs that this move opens on: the run, and the book for those that it leaves."""
@@ -229,9 +241,9 @@ class Adaptive:
 
     def _left(self, history: History) -> float:
         """Return how many evaluations may still be spent."""
-        of_fallen = float(history.cost[~history.standing].sum())
-        survivors = of_fallen + self.per_survivor * int(history.standing.sum())
-        return min(survivors, self.most * len(history.standing)) - history.spent
+        on_survivors = float(history.searched[history.standing].sum())
+        for_survivors = self.per_survivor * int(history.standing.sum()) - on_survivors
+        return min(for_survivors, self.most * len(history.standing) - history.spent)
 
     def _searches(self) -> list[int]:
         return [number for number, attack in enumerate(self.plan) if attack.role == "search"]
@@ -258,12 +270,15 @@ class Adaptive:
             rate = (PRIOR_RUNS * prior + broke) / (PRIOR_RUNS * attack.cost(0) + cost)
             here = rate[depth, failures_of(history.failures[rows, move])]
             due = (tried == 0) & (attack.name in self.book)
-            here = np.where(due, np.maximum(here, 2 * self.least_rate), here)
+            floor = max(self.least_rate, LEAST_RATE)
+            here = np.where(due, np.maximum(here, 2 * floor), here)
             few = nearest[: max(EXPLORED - int(mine.sum()), 0)]
             explored = (tried == 0) & np.isin(np.arange(len(rows)), few)
-            here, due = np.where(explored, np.maximum(here, 5 * self.least_rate), here), due | explored
+            here, due = np.where(explored, np.maximum(here, 5 * floor), here), due | explored
             allowed = (tried < attack.restarts) & (here >= self.least_rate)
-            allowed &= history.cost[rows] + attack.cost(0) + CHECK <= min(self.per_image, HOG * self.per_survivor)
+            price = np.array([attack.cost(int(restart)) for restart in tried]) + CHECK
+            allowed &= history.cost[rows] + price <= self.per_image
+            allowed &= history.searched[rows] + price <= HOG * self.per_survivor
             if attack.wants_donors and not trials.broken.any():
                 allowed &= False
             rates[:, move], dues[:, move], seen[:, move] = np.where(allowed, here, 0.0), due, runs.sum(1)
@@ -281,6 +296,7 @@ class Promises(NamedTuple):
 
 
 CHECK = 1  # a break is predicted again
+LEAST_RATE = 1 / 20_000
 FIRST_FEW = 6
 EXPLORED = 4
 PROGRESS = 0.05

@@ -140,6 +140,7 @@ class Ledger:
         self._columns: Columns | None = None
         self._open = True
         self._recorded: dict[int, set[int]] = {}
+        self._turns: dict[int, tuple[str, int]] = {}
         self._broken: set[int] = set()
         self._note(rows)
 
@@ -294,6 +295,7 @@ class Ledger:
     def _note(self, rows: Sequence[ExampleEvent]) -> None:
         for row in rows:
             self._recorded.setdefault(row.round, set()).add(row.id)
+            self._turns[row.round] = (row.attack, row.restart)
             if row.status == "broken":
                 self._broken.add(row.id)
 
@@ -320,6 +322,12 @@ class Ledger:
         fault = first_fault(columns(rows), self.spec, self._ids)
         if fault is not None:
             raise LedgerError(f"Example {rows[fault[0]].id} cannot be recorded in {where}: {fault[1]}.")
+        begun = self._turns.get(batch.round, (batch.attack, batch.restart))
+        if begun != (batch.attack, batch.restart):
+            raise LedgerError(
+                f"A batch of {where} cannot be recorded: its round holds events of another attack or restart "
+                f"({begun[0]}, restart {begun[1]})."
+            )
         given = {row.id for row in rows}
         twice = given & self._recorded.get(batch.round, set())
         fallen = given & self._broken
