@@ -87,7 +87,7 @@ def subject(name: str, case: Case, models: Path, data_dir: Path | None) -> tuple
     """Return model, images and labels."""
     model = load_model(name).model if case.packaged else third_party(case.weights or name, models)
     assert isinstance(model, nn.Module)
-    model.eval().requires_grad_(False)
+    model.eval()
     if case.data == "mnist":
         data = unmask.load_data("mnist", "test", data_dir=data_dir).first(case.n)
         return model, data.pixels(), data.labels

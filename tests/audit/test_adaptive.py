@@ -28,9 +28,9 @@ def run(network: Callable[[Tensor], Tensor], digits: unmask.DataSet, **options: 
 def test_the_batch_size_changes_neither_statuses_nor_costs(network, digits):
     one, other = (run(network, digits.first(32), batch_size=size, budget=300) for size in (3, 256))
     assert queries.statuses(one).tolist() == queries.statuses(other).tolist()
-    assert queries.cost(one)[:2] == queries.cost(other)[:2]
     assert one.rounds == other.rounds
-    assert [row[:9] for row in queries.attack_table(one)] == [row[:9] for row in queries.attack_table(other)]
+    # An image that breaks costs the step's backward pass only where another image of its batch still stands.
+    assert [row[:8] for row in queries.attack_table(one)] == [row[:8] for row in queries.attack_table(other)]
 
 
 @pytest.mark.parametrize("batches", [1, 9])

@@ -39,8 +39,8 @@ def test_a_model_without_a_graph_is_audited_and_called_masked(network, digits):
 
 def test_huge_logits_change_no_measured_figure(network, digits):
     x, y, threat = digits.pixels(), digits.labels, unmask.Linf(0.1)
-    honest = unmask.audit(network, x, y, threat, diagnostics=False)
-    cheat = unmask.audit(lambda images: 2000 * network(images), x, y, threat)
+    honest = unmask.audit(network, x, y, threat, budget="quick", diagnostics=False)
+    cheat = unmask.audit(lambda images: 2000 * network(images), x, y, threat, budget="quick")
     assert abs(honest.robust_accuracy - cheat.robust_accuracy) <= 2 / len(x)
     finding = next(finding for finding in cheat.findings if finding.check == "gradients")
     assert finding.status == "warn" and "underflow" in finding.summary

@@ -87,7 +87,7 @@ def test_a_finished_audit_is_returned_without_attacking(linear, tmp_path):
     ("change", "field"),
     [
         ({"seed": 1}, "seed"),
-        ({"budget": "standard"}, "plan"),
+        ({"budget": "standard"}, "schedule"),
         ({"claim": "pgd-20"}, "claim"),
         ({"threat": unmask.Linf(0.04)}, "threat.eps"),
         ({"model": lambda images: images.flatten(1)[:, :4]}, "model.fingerprint"),

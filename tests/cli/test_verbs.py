@@ -111,7 +111,9 @@ def test_weights_for_a_users_module_are_remembered_by_verify(run):
     assert run("verify", "run").exit_code == 0
 
 
-@pytest.mark.parametrize("kind", ["models", "recipes", "data", "attacks", "budgets", "architectures", "losses"])
+@pytest.mark.parametrize(
+    "kind", ["models", "recipes", "data", "attacks", "budgets", "moves", "architectures", "losses"]
+)
 def test_lists(run, kind):
     assert run("list", kind).exit_code == 0
     entries = json.loads(run("list", kind, "--json").stdout)

@@ -17,7 +17,7 @@ from unmask.training import Training, plain
 
 NAMES = [
     "digits-plain", "digits-clp", "digits-lsq", "digits-at",
-    "mnist-plain", "mnist-clp", "mnist-lsq", "mnist-ls", "mnist-at",
+    "mnist-plain", "mnist-clp", "mnist-lsq", "mnist-ls", "mnist-alp", "mnist-at",
     "000/mnist/plain", "000/mnist/clp", "000/mnist/lsq", "000/mnist/plain-alp",
     "000/mnist/50-at-alp", "000/mnist/50-at", "000/mnist/100-at-alp", "000/mnist/100-at",
     "000/cifar10/plain", "000/cifar10/clp", "000/cifar10/lsq", "000/cifar10/plain-alp",

@@ -53,6 +53,7 @@ class History:
         self._plan = {attack.name: attack for attack in plan}
         self.rounds = 0
         self.standing = np.ones(count, dtype=bool)
+        self.failed = np.zeros(count, dtype=bool)
         self.margin = np.full(count, -np.inf)
         self.spent = 0
         self.cost = np.zeros(count)
@@ -87,6 +88,12 @@ class History:
             self.failures[rows, move] = np.where(moved, 0, failures + 1)
         self.margin[rows] = np.maximum(self.margin[rows], margins)
         self.standing[rows[broken]] = False
+        self.failed[rows] |= np.array([event.status == "error" for event in events])
+
+    @property
+    def open(self) -> npt.NDArray[np.bool_]:
+        """The images that stand and on which no attack ended in an error."""
+        return self.standing & ~self.failed
 
     def _cost(self, event: ExampleEvent) -> int:
         """Return an event's evaluations, of a break no less than they were and the same in every batch.
@@ -182,7 +189,7 @@ class Adaptive:
 
     def _opening(self, history: History) -> tuple[int, Rows, Floats] | None:
         """Return the next opener's share of the pilot, then the winner for all images that nothing was run on."""
-        fresh = np.flatnonzero(history.standing & (history.tries[:, self._searches()].sum(1) == 0))
+        fresh = np.flatnonzero(history.open & (history.tries[:, self._searches()].sum(1) == 0))
         if not len(fresh):
             return None
         openers = [history.moves.index(name) for name in self.openers if name in history.moves]
@@ -210,7 +217,7 @@ class Adaptive:
         Of images of one kind no more are taken than twice those that the move was tried on before, and a few: the rest
         wait for what these show.
         """
-        rows = np.flatnonzero(history.standing)
+        rows = np.flatnonzero(history.open)
         if not len(rows):
             return None
         promise = self._promises(history, rows)
