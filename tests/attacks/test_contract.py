@@ -53,7 +53,7 @@ ROWS = [
     Row("fab", {"steps": 1, "restarts": 2, "targets": 2}, aims=False),
     Row("fmn", {"steps": 4}, draws=False),
     Row("hop_skip_jump", {"queries": 60, "samples": 8}, aims=False, norms=("linf", "l2")),
-    Row("square", {"queries": 8, "restarts": 2}),
+    Row("square", {"queries": 8, "restarts": 2}, norms=("linf", "l2")),
     Row("apgd", {"steps": 6, "restarts": 2}),
     Row("targeted_apgd", {"steps": 6, "targets": 2}, aims=False),
     Row("md", {"steps": 5, "restarts": 2}),

@@ -82,7 +82,7 @@ def searched(queries: int, window: float = 0.8) -> Start:
 
 def _parts(threat: ThreatModel) -> tuple[Start, Proposal]:
     if threat.norm not in NORMS:
-        raise AuditError(f"Square knows the norms linf and l2; the threat model is {threat}. Try unmask.attacks.spsa.")
+        raise AuditError(f"Square knows no windows for {threat}; its norms are {' and '.join(NORMS)}. Try spsa.")
     return (stripes(), _flip) if threat.norm == "linf" else (tiles(), _swap)
 
 
