@@ -152,7 +152,7 @@ def test_images_near_a_break_get_more_than_those_far_from_it():
 
 
 def test_attacks_that_want_donors_wait_for_a_break():
-    plan = (*PLAN[:5], attack("neighbours", wants_donors=True))
+    plan = (*PLAN[:5], attack("neighbours", donors=8))
     schedule = Adaptive(plan, per_survivor=300, least_rate=1e-4)
     _, history, _ = play(schedule, 30, nothing_breaks)
     assert not tries(history, "neighbours").any()

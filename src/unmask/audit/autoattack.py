@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from unmask.attacks import apgd, fab, square, targeted_apgd
-from unmask.attacks.problem import AttackResult
-from unmask.audit.plan import PlannedAttack, Task
+from unmask.audit.plan import PlannedAttack
 from unmask.losses import Loss, cross_entropy, dlr
 
 TARGETS = 9
@@ -14,7 +13,7 @@ QUERIES = 5000
 
 def standard(classes: int) -> tuple[PlannedAttack, ...]:
     """Return APGD-CE, APGD-T, FAB-T and Square, one run of each."""
-    return (_apgd("apgd-ce", cross_entropy), _apgd_t(classes), _fab(TARGETS), _square(1))
+    return (_apgd("apgd-ce", cross_entropy), _apgd_t(classes), _fab(TARGETS), _square())
 
 
 def plus(classes: int) -> tuple[PlannedAttack, ...]:
@@ -23,7 +22,7 @@ def plus(classes: int) -> tuple[PlannedAttack, ...]:
         _apgd("apgd-ce", cross_entropy, 5),
         _apgd("apgd-dlr", dlr, 5),
         _fab(0, 5),
-        _square(1),
+        _square(),
         _apgd_t(classes),
         _fab(TARGETS),
     )
@@ -35,37 +34,39 @@ def rand(classes: int) -> tuple[PlannedAttack, ...]:
 
 
 def _apgd(name: str, loss: Loss, restarts: int = 1) -> PlannedAttack:
-    def run(task: Task) -> AttackResult:
-        return apgd(task.model, task.x, task.y, threat=task.threat, steps=STEPS, loss=loss, generator=task.streams)
-
-    settings = {"loss": loss.__name__, "steps": STEPS}
-    return PlannedAttack(name, run, restarts, settings=settings, description=f"Auto-PGD, {STEPS} steps")
+    return PlannedAttack(
+        name,
+        lambda task: task.attack(apgd, steps=STEPS, loss=loss),
+        restarts,
+        settings={"loss": loss.__name__, "steps": STEPS},
+        description=f"Auto-PGD, {STEPS} steps",
+    )
 
 
 def _apgd_t(classes: int) -> PlannedAttack:
     targets = min(TARGETS, classes - 1)
-
-    def run(task: Task) -> AttackResult:
-        return targeted_apgd(
-            task.model, task.x, task.y, threat=task.threat, steps=STEPS, targets=targets, generator=task.streams
-        )
-
-    settings = {"loss": "dlr", "steps": STEPS, "targets": targets}
-    return PlannedAttack("apgd-t", run, settings=settings, description=f"Auto-PGD against {targets} classes in turn")
+    return PlannedAttack(
+        "apgd-t",
+        lambda task: task.attack(targeted_apgd, steps=STEPS, targets=targets),
+        settings={"loss": "dlr", "steps": STEPS, "targets": targets},
+        description=f"Auto-PGD against {targets} classes in turn",
+    )
 
 
 def _fab(targets: int, restarts: int = 1) -> PlannedAttack:
-    def run(task: Task) -> AttackResult:
-        return fab(task.model, task.x, task.y, threat=task.threat, steps=STEPS, targets=targets, generator=task.streams)
+    return PlannedAttack(
+        "fab-t" if targets else "fab",
+        lambda task: task.attack(fab, steps=STEPS, targets=targets),
+        restarts,
+        settings={"steps": STEPS, "targets": targets},
+        description="the nearest boundary, by linearisation",
+    )
 
-    name = "fab-t" if targets else "fab"
-    settings = {"steps": STEPS, "targets": targets}
-    return PlannedAttack(name, run, restarts, settings=settings, description="the nearest boundary, by linearisation")
 
-
-def _square(restarts: int) -> PlannedAttack:
-    def run(task: Task) -> AttackResult:
-        return square(task.model, task.x, task.y, threat=task.threat, queries=QUERIES, generator=task.streams)
-
-    settings = {"queries": QUERIES, "window": 0.8}
-    return PlannedAttack("square", run, restarts, settings=settings, description="random search by squares")
+def _square() -> PlannedAttack:
+    return PlannedAttack(
+        "square",
+        lambda task: task.attack(square, queries=QUERIES),
+        settings={"queries": QUERIES, "window": 0.8},
+        description="random search by squares",
+    )

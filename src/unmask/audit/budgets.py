@@ -145,14 +145,8 @@ def _black_box(budget: str | int, threat: ThreatModel, access: Access, seed: int
         _refuse_too_few(queries, DRAWS + 20, "the clean images and a few random corners")
         walk = PlannedAttack(
             "hop-skip-jump",
-            lambda task: hop_skip_jump(
-                task.model,
-                task.x,
-                task.y,
-                threat=task.threat,
-                queries=queries - DRAWS - 4,
-                samples=max(2, min(100, queries // 20)),
-                generator=task.streams,
+            lambda task: task.attack(
+                hop_skip_jump, queries=queries - DRAWS - 4, samples=max(2, min(100, queries // 20))
             ),
             settings={"queries": queries - DRAWS - 4},
             description="along the decision boundary, by predicted classes alone",

@@ -28,19 +28,19 @@ def predict(model: Model, x: Tensor, y: Tensor, ids: Iterable[int]) -> list[Exam
     )
     return [
         ExampleEvent(
-            0,
-            "clean",
-            0,
-            example,
-            "broken" if predicted != label else "survived",
-            gap,
-            loss,
-            predicted,
-            0.0,
-            1,
-            0,
-            0 if predicted != label else None,
-            0.0,
+            round=0,
+            attack="clean",
+            restart=0,
+            id=example,
+            status="broken" if predicted != label else "survived",
+            margin=gap,
+            loss=loss,
+            predicted=predicted,
+            distance=0.0,
+            forwards=1,
+            backwards=0,
+            step=0 if predicted != label else None,
+            seconds=0.0,
         )
         for example, predicted, label, gap, loss in columns
     ]
@@ -86,16 +86,16 @@ def judge(
     events = [
         ExampleEvent(
             *turn,
-            example,
-            "broken" if broken[i] else "survived",
-            margin_,
-            loss.get(i),
-            class_,
-            distance[i],
-            forwards,
-            backwards,
-            steps[i] if broken[i] else None,
-            0.0,
+            id=example,
+            status="broken" if broken[i] else "survived",
+            margin=margin_,
+            loss=loss.get(i),
+            predicted=class_,
+            distance=distance[i],
+            forwards=forwards,
+            backwards=backwards,
+            step=steps[i] if broken[i] else None,
+            seconds=0.0,
         )
         for i, (example, margin_, class_, forwards, backwards) in enumerate(columns)
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,110 +24,57 @@ MOST = 1000
 
 def noise(draws: int = 5, restarts: int = MOST) -> PlannedAttack:
     """Return a few random corners of the ball."""
-
-    def run(task: Task) -> AttackResult:
-        return random_noise(task.model, task.x, task.y, threat=task.threat, restarts=draws, generator=task.streams)
-
-    description = f"{draws} random corners of the ball"
-    return PlannedAttack(
+    return _queries(
         "noise",
-        run,
-        restarts,
-        settings={"draws": draws},
-        description=description,
-        cost=lambda restart: draws + 1,
-        gradients=False,
+        f"{draws} random corners of the ball",
+        draws + 1,
+        lambda task: task.attack(random_noise, restarts=draws),
+        restarts=restarts,
+        draws=draws,
     )
 
 
 def margin_ascent(steps: int = STEPS) -> PlannedAttack:
     """Return the margin loss with steps that shrink from 2 eps, from a random corner."""
-
-    def run(task: Task) -> AttackResult:
-        return cosine_pgd(task.model, task.x, task.y, threat=task.threat, steps=steps, generator=task.streams)
-
-    return PlannedAttack(
-        "margin",
-        run,
-        MOST,
-        settings={"loss": "margin", "steps": steps, "step_share": 2.0, "momentum": 0.75},
-        description=f"margin loss, {steps} steps that shrink from 2 eps, momentum, from a random corner",
-        cost=lambda restart: 2 * steps + 1,
+    return _ascent(
+        "margin", f"margin loss, {steps} steps that shrink from 2 eps, momentum, from a random corner", steps
     )
 
 
 def scale_invariant_ascent(steps: int = STEPS) -> PlannedAttack:
     """Return the same ascent on the cross-entropy of rescaled logits."""
-
-    def run(task: Task) -> AttackResult:
-        return cosine_pgd(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps,
-            loss=scale_invariant,
-            generator=task.streams,
-        )
-
-    return PlannedAttack(
+    return _ascent(
         "scale-invariant",
-        run,
-        MOST,
-        settings={"loss": "scale_invariant", "steps": steps, "step_share": 2.0, "momentum": 0.75},
-        description=f"cross-entropy of rescaled logits, {steps} steps that shrink from 2 eps, momentum",
-        cost=lambda restart: 2 * steps + 1,
+        f"cross-entropy of rescaled logits, {steps} steps that shrink from 2 eps, momentum",
+        steps,
+        lambda task: {"loss": scale_invariant},
+        loss="scale_invariant",
     )
 
 
 def diversified(steps: int = STEPS) -> PlannedAttack:
     """Return the margin ascent from starts that differ in the output (ODI)."""
-
-    def run(task: Task) -> AttackResult:
-        return cosine_pgd(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps,
-            start=output_diversified(),
-            generator=task.streams,
-        )
-
-    return PlannedAttack(
+    return _ascent(
         "diversified",
-        run,
-        MOST,
-        settings={"loss": "margin", "steps": steps, "step_share": 2.0, "momentum": 0.75, "start": "output_diversified"},
-        description=f"margin loss, {steps} steps that shrink from 2 eps, starts that differ in the output",
-        cost=lambda restart: 2 * steps + 5,
+        f"margin loss, {steps} steps that shrink from 2 eps, starts that differ in the output",
+        steps,
+        lambda task: {"start": output_diversified()},
+        extra=4,
+        start="output_diversified",
     )
 
 
 def targeted(steps: int = STEPS, *, classes: int) -> PlannedAttack:
     """Return the margin ascent against one wrong class per restart, likeliest first."""
-
-    def run(task: Task) -> AttackResult:
-        target = likeliest_target(task.model, task.x, task.y, rank=task.restart + 1)
-        found = cosine_pgd(
-            task.model, task.x, task.y, threat=task.threat, steps=steps, target=target, generator=task.streams
-        )
-        return replace(found, forwards=found.forwards + 1)
-
-    return PlannedAttack(
+    ascent = _ascent(
         "targeted",
-        run,
-        min(9, classes - 1),
-        settings={
-            "loss": "margin",
-            "steps": steps,
-            "step_share": 2.0,
-            "momentum": 0.75,
-            "target": "likeliest, by restart",
-        },
-        description=f"margin against one wrong class per restart, likeliest first, {steps} shrinking steps",
-        cost=lambda restart: 2 * steps + 2,
+        f"margin against one wrong class per restart, likeliest first, {steps} shrinking steps",
+        steps,
+        lambda task: {"target": _target(task)},
+        extra=1,
+        target="likeliest, by restart",
     )
+    return _one_class_per_restart(ascent, classes)
 
 
 def smoothed(steps: int = STEPS, later: int = 50) -> PlannedAttack:
@@ -134,174 +83,108 @@ def smoothed(steps: int = STEPS, later: int = 50) -> PlannedAttack:
     From the third restart on it takes `later` steps: what two short runs left needs patience.
     """
 
-    def run(task: Task) -> AttackResult:
-        return cosine_pgd(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps if task.restart < 2 else later,
-            step_share=1.0,
-            momentum=None,
-            smoothing=pixel_scale(task.threat, task.x),
-            start=output_diversified(),
-            generator=task.streams,
-        )
+    def length(restart: int) -> int:
+        return steps if restart < 2 else later
 
-    return PlannedAttack(
+    ascent = _ascent(
         "smoothed",
-        run,
-        MOST,
-        settings={
-            "loss": "margin",
-            "steps": steps,
-            "later_steps": later,
+        f"margin along gradients averaged over noise, {steps} (later {later}) steps, diversified starts",
+        steps,
+        lambda task: {
+            "steps": length(task.restart),
             "step_share": 1.0,
-            "smoothing": "eps",
-            "start": "output_diversified",
+            "momentum": None,
+            "smoothing": pixel_scale(task.threat, task.x),
+            "start": output_diversified(),
         },
-        description=f"margin along gradients averaged over noise, {steps} (later {later}) steps, diversified starts",
-        cost=lambda restart: 4 * (steps if restart < 2 else later) + 6,
+        step_share=1.0,
+        momentum=None,
+        later_steps=later,
+        smoothing="eps",
+        start="output_diversified",
     )
+    return replace(ascent, cost=lambda restart: 4 * length(restart) + 6)
 
 
 def polish(steps: int = STEPS // 2) -> PlannedAttack:
     """Return a short margin ascent from the best point so far, moved by a little noise."""
-
-    def run(task: Task) -> AttackResult:
-        start = noised(at(task.best), 0.25 * pixel_scale(task.threat, task.x))
-        return cosine_pgd(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps,
-            step_share=0.5,
-            start=start,
-            generator=task.streams,
-        )
-
-    return PlannedAttack(
+    return _ascent(
         "polish",
-        run,
-        MOST,
-        settings={"loss": "margin", "steps": steps, "step_share": 0.5, "noise": "eps/4", "start": "best"},
-        description=f"margin loss, {steps} shrinking steps from the best point so far, moved by noise",
-        cost=lambda restart: 2 * steps + 1,
+        f"margin loss, {steps} shrinking steps from the best point so far, moved by noise",
+        steps,
+        lambda task: {"step_share": 0.5, "start": noised(at(task.best), 0.25 * pixel_scale(task.threat, task.x))},
+        step_share=0.5,
+        noise="eps/4",
+        start="best",
     )
 
 
 def neighbours(steps: int = STEPS // 2, donors: int = 8) -> PlannedAttack:
     """Return a short ascent from the best of the perturbations that broke other images of the class."""
-
-    def run(task: Task) -> AttackResult:
-        begin = best_of(task.donors[:, :donors])
-        return cosine_pgd(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps,
-            step_share=1.0,
-            start=begin,
-            generator=task.streams,
-        )
-
-    return PlannedAttack(
+    ascent = _ascent(
         "neighbours",
-        run,
-        MOST,
-        settings={"loss": "margin", "steps": steps, "step_share": 1.0, "start": "donors", "donors": donors},
-        description=f"{steps} shrinking steps from the best of {donors} perturbations that broke others of the class",
-        cost=lambda restart: 2 * steps + 1 + donors,
-        wants_donors=True,
+        f"{steps} shrinking steps from the best of {donors} perturbations that broke others of the class",
+        steps,
+        lambda task: {"step_share": 1.0, "start": best_of(task.donors)},
+        extra=donors,
+        step_share=1.0,
+        start="donors",
+        donors=donors,
+    )
+    return replace(ascent, donors=donors)
+
+
+def coarse_to_fine(queries: int = 250, steps: int = STEPS // 2) -> PlannedAttack:
+    """Return random search by large squares, then a short ascent from its best: patterns that no gradient finds."""
+    return _ascent(
+        "coarse-to-fine",
+        f"{queries} queries of Square from stripes, then {steps} shrinking steps from its best point",
+        steps,
+        lambda task: {"step_share": 0.5, "start": searched(queries)},
+        extra=queries,
+        step_share=0.5,
+        queries=queries,
+        window=0.8,
     )
 
 
 def stripes_search(queries: int = 200) -> PlannedAttack:
     """Return random search by squares from stripes, large ones first."""
-
-    def run(task: Task) -> AttackResult:
-        return square(task.model, task.x, task.y, threat=task.threat, queries=queries, generator=task.streams)
-
-    return PlannedAttack(
+    return _queries(
         "stripes",
-        run,
-        MOST,
-        settings={"loss": "margin", "queries": queries, "window": 0.8},
-        description=f"no gradients: {queries} queries of Square from stripes",
-        cost=lambda restart: queries,
-        gradients=False,
+        f"no gradients: {queries} queries of Square from stripes",
+        queries,
+        lambda task: task.attack(square, queries=queries),
+        queries=queries,
+        window=0.8,
     )
 
 
 def square_search(queries: int = 100) -> PlannedAttack:
     """Return random search by square windows from the best point so far; each restart begins with smaller ones."""
-
-    def run(task: Task) -> AttackResult:
-        return square(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            queries=queries,
-            window=max(0.4 / 2**task.restart, 0.025),
-            start=at(task.best),
-            generator=task.streams,
-        )
-
-    return PlannedAttack(
+    return _queries(
         "square",
-        run,
-        MOST,
-        settings={"loss": "margin", "queries": queries, "window": "0.4, halved by restart to 0.025", "start": "best"},
-        description=f"no gradients: {queries} queries, random squares on the best point so far",
-        cost=lambda restart: queries,
-        gradients=False,
-    )
-
-
-def coarse_to_fine(queries: int = 250, steps: int = STEPS // 2) -> PlannedAttack:
-    """Return random search by large squares, then a short ascent from its best: patterns that no gradient finds."""
-
-    def run(task: Task) -> AttackResult:
-        return cosine_pgd(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps,
-            step_share=0.5,
-            start=searched(queries),
-            generator=task.streams,
-        )
-
-    return PlannedAttack(
-        "coarse-to-fine",
-        run,
-        MOST,
-        settings={"loss": "margin", "queries": queries, "window": 0.8, "steps": steps, "step_share": 0.5},
-        description=f"{queries} queries of Square from stripes, then {steps} shrinking steps from its best point",
-        cost=lambda restart: queries + 2 * steps + 1,
+        f"no gradients: {queries} queries, random squares on the best point so far",
+        queries,
+        lambda task: task.attack(
+            square, queries=queries, window=max(0.4 / 2**task.restart, 0.025), start=at(task.best)
+        ),
+        queries=queries,
+        window="0.4, halved by restart to 0.025",
+        start="best",
     )
 
 
 def boundary_walk(steps: int = 50, *, classes: int) -> PlannedAttack:
     """Return FAB towards one wrong class per restart, likeliest first: it walks along the boundary, not up the loss."""
-
-    def run(task: Task) -> AttackResult:
-        target = likeliest_target(task.model, task.x, task.y, rank=task.restart + 1)
-        found = fab(task.model, task.x, task.y, threat=task.threat, steps=steps, target=target, generator=task.streams)
-        return replace(found, forwards=found.forwards + 1)
-
-    return PlannedAttack(
+    walk = PlannedAttack(
         "boundary",
-        run,
-        min(9, classes - 1),
+        lambda task: task.attack(fab, steps=steps, target=_target(task)),
         settings={"attack": "fab", "steps": steps, "target": "likeliest, by restart"},
         description=f"{steps} steps of FAB towards one wrong class per restart, likeliest first",
         cost=lambda restart: 3 * steps + 6,
     )
+    return _one_class_per_restart(walk, classes)
 
 
 def query_ascent(steps: int = 10, samples: int = 20) -> PlannedAttack:
@@ -309,26 +192,16 @@ def query_ascent(steps: int = 10, samples: int = 20) -> PlannedAttack:
 
     def run(task: Task) -> AttackResult:
         scale = pixel_scale(task.threat, task.x)
-        return spsa(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps,
-            step_size=2 * scale / steps,
-            delta=scale,
-            samples=samples,
-            generator=task.streams,
-        )
+        return task.attack(spsa, steps=steps, step_size=2 * scale / steps, delta=scale, samples=samples)
 
-    return PlannedAttack(
+    return _queries(
         "spsa",
+        f"no gradients: {steps} Adam steps along estimates from {2 * samples} queries each",
+        steps * (2 * samples + 1) + 1,
         run,
-        MOST,
-        settings={"loss": "margin", "steps": steps, "samples": samples, "delta": "eps"},
-        description=f"no gradients: {steps} Adam steps along estimates from {2 * samples} queries each",
-        cost=lambda restart: steps * (2 * samples + 1) + 1,
-        gradients=False,
+        steps=steps,
+        samples=samples,
+        delta="eps",
     )
 
 
@@ -352,3 +225,59 @@ def pixel_scale(threat: ThreatModel, x: Tensor) -> float:
     pixels = x[0].numel()
     exponent = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[threat.norm]
     return threat.eps / float(pixels**exponent)
+
+
+def _ascent(
+    name: str,
+    description: str,
+    steps: int,
+    chosen: Callable[[Task], dict[str, Any]] = lambda task: {},
+    *,
+    extra: int = 0,
+    **record: object,
+) -> PlannedAttack:
+    """Return `cosine_pgd` with what `chosen` says of a task, at `extra` evaluations beside its steps and start."""
+    settings = {"loss": "margin", "steps": steps, "step_share": 2.0, "momentum": 0.75, **record}
+    return PlannedAttack(
+        name,
+        lambda task: task.attack(cosine_pgd, **{"steps": steps, **chosen(task)}),
+        MOST,
+        settings=settings,
+        description=description,
+        cost=lambda restart: 2 * steps + 1 + extra,
+    )
+
+
+def _queries(
+    name: str,
+    description: str,
+    cost: int,
+    run: Callable[[Task], AttackResult],
+    *,
+    restarts: int = MOST,
+    **record: object,
+) -> PlannedAttack:
+    """Return a search that makes no backward pass."""
+    return PlannedAttack(
+        name,
+        run,
+        restarts,
+        settings=record,
+        description=description,
+        cost=lambda restart: cost,
+        gradients=False,
+    )
+
+
+def _one_class_per_restart(attack: PlannedAttack, classes: int) -> PlannedAttack:
+    """Return an attack on `_target(task)` with a restart per target, charged for the forward that chooses it."""
+
+    def run(task: Task) -> AttackResult:
+        found = attack.run(task)
+        return replace(found, forwards=found.forwards + 1)
+
+    return replace(attack, run=run, restarts=min(9, classes - 1))
+
+
+def _target(task: Task) -> Tensor:
+    return likeliest_target(task.model, task.x, task.y, rank=task.restart + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -38,14 +38,18 @@ class Task:
     best: Tensor
     donors: Tensor
 
+    def attack(self, attack: Callable[..., AttackResult], **settings: Any) -> AttackResult:
+        """Run one of `unmask.attacks` on the task's images with its randomness."""
+        return attack(self.model, self.x, self.y, threat=self.threat, generator=self.streams, **settings)
+
 
 @dataclass(frozen=True)
 class PlannedAttack:
     """One attack of a plan: `run(task)` once per restart, on survivors.
 
     `settings` says for the record what `run` does; two plans with equal settings must do the same. `cost(restart)` is
-    the most evaluations that the run may take per image, for adaptive schedules; `wants_donors` says that it needs
-    `task.donors`, `gradients` that it makes backward passes.
+    the most evaluations that the run may take per image, for adaptive schedules; `donors` is how many of `task.donors`
+    it needs, `gradients` says that it makes backward passes.
     """
 
     name: str
@@ -55,7 +59,7 @@ class PlannedAttack:
     settings: Mapping[str, object] = field(default_factory=dict)
     description: str = ""
     cost: Callable[[int], int] = lambda restart: 1
-    wants_donors: bool = False
+    donors: int = 0
     gradients: bool = True
 
 
@@ -68,7 +72,7 @@ def claim_attack(name: str, threat: ThreatModel) -> PlannedAttack:
     if name == "fgsm":
         return PlannedAttack(
             name,
-            lambda task: fgsm(task.model, task.x, task.y, threat=task.threat, generator=task.streams),
+            lambda task: task.attack(fgsm),
             role="claim",
             settings={"steps": 1},
             description="one step of eps on the cross-entropy, from the clean image",
@@ -81,20 +85,9 @@ def claim_attack(name: str, threat: ThreatModel) -> PlannedAttack:
     steps = int(match[1])
     step_size = float(parse_eps(match[2])) if match[2] else usual_step_size(threat, steps)
 
-    def run(task: Task) -> AttackResult:
-        return pgd(
-            task.model,
-            task.x,
-            task.y,
-            threat=task.threat,
-            steps=steps,
-            step_size=step_size,
-            generator=task.streams,
-        )
-
     return PlannedAttack(
         name,
-        run,
+        lambda task: task.attack(pgd, steps=steps, step_size=step_size),
         role="claim",
         settings={"loss": "cross_entropy", "steps": steps, "step_size": round(step_size, 6), "start": "uniform"},
         description=f"{steps} steps of {step_size:.4g} on the cross-entropy, one random start",

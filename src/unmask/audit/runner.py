@@ -19,14 +19,24 @@ from unmask.audit.schedule import Fixed, History, Turn
 from unmask.audit.spec import Subject, make_spec
 from unmask.audit.verdict import Verdict, decide
 from unmask.contract import Model, check_images, check_labels, check_not_probabilities, eval_mode, logits_of
-from unmask.diagnostics import Finding, claim_gap, determinism, eight_bit, eps_curve, gradients, restart_losses
+from unmask.diagnostics import (
+    Finding,
+    claim_gap,
+    determinism,
+    eight_bit,
+    eps_curve,
+    gradients,
+    limited_access,
+    restart_losses,
+    train_mode,
+)
 from unmask.errors import AuditError, DataError, UnmaskError
 from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Run, queries
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
 BATCH_SIZE = 256
-DONORS = 8
+SAMPLE, FEW = 30, 3
 
 
 @dataclass(frozen=True)
@@ -260,19 +270,19 @@ class _Survey:
             return predict(self.model, x, y, ids), x.cpu()
         attack = next(planned for planned in self.plan.attacks if planned.name == turn.attack)
         streams = Streams.derive(self.seed, ids, turn.attack, turn.restart, device=x.device)
-        donors = self._donors(turn, rows) if attack.wants_donors else x.new_empty((len(x), 0, *x.shape[1:]))
+        donors = self._donors(turn, rows, attack.donors)
         task = Task(self.model, x, y, self.threat, streams, turn.restart, self.best[here], donors)
         return judge(self.model, x, y, ids, self.threat, attack.run(task), turn[:3])
 
-    def _donors(self, turn: Turn, rows: Tensor) -> Tensor:
-        """Return the perturbations (B, D, ...) that broke the nearest other images of each row's class before."""
+    def _donors(self, turn: Turn, rows: Tensor, count: int) -> Tensor:
+        """Return perturbations (B, D, ...), D at most `count`: those that broke the nearest others of a row's class."""
         fell = ((self.fell_in > 0) & (self.fell_in < turn.round)).nonzero().flatten().to(self.x.device)
         here = rows.to(self.x.device)
-        if not len(fell):
+        if not count or not len(fell):
             return self.x.new_empty((len(rows), 0, *self.x.shape[1:]))
         apart = torch.cdist(self.x[here].flatten(1), self.x[fell].flatten(1))
         apart += 1e6 * (self.y[here][:, None] != self.y[fell][None, :])
-        nearest = fell[apart.argsort(dim=1, stable=True)[:, :DONORS]]
+        nearest = fell[apart.argsort(dim=1, stable=True)[:, :count]]
         return self.best[nearest] - self.x[nearest]
 
     def _improved(self, events: Sequence[ExampleEvent]) -> Tensor:
@@ -294,6 +304,15 @@ class _Survey:
             self.by_round.setdefault(event.round, []).append(event)
             if event.round > 0 and (event.status == "broken" or event.margin > float(self.best_margin[row])):
                 self.best_margin[row] = event.margin
+
+    def claim(self) -> list[Finding]:
+        """Return the finding on the claim, where there is one."""
+        run, n = self.ledger.run(), len(self.x)
+        claimed, robust = queries.claimed_accuracy(run), queries.robust_accuracy(run)
+        if claimed is None:
+            return []
+        overlooked = queries.wilson_interval(round((claimed - robust) * n), n)
+        return [claim_gap(claimed, robust, overlooked, str(run.spec.claim))]
 
     def as_files(self) -> list[Finding]:
         """Return the finding on 8-bit images, where pixels lie in [0, 1]."""
@@ -360,37 +379,23 @@ def _findings(
     """Return the recorded findings of a finished run, or make them."""
     if survey.ledger.sealed:
         return tuple(Finding(**finding.model_dump()) for finding in survey.ledger.findings())
-    run = survey.ledger.run()
-    findings: list[Finding] = []
-    claimed = queries.claimed_accuracy(run)
-    if claimed is not None:
-        robust, n = queries.robust_accuracy(run), len(survey.x)
-        overlooked = queries.wilson_interval(round((claimed - robust) * n), n)
-        findings.append(claim_gap(claimed, robust, overlooked, str(run.spec.claim)))
-    if was_training:
-        findings.append(
-            Finding(
-                "train_mode",
-                "warn",
-                "The model came in train mode; it was audited in eval mode.",
-                {},
-                "Call model.eval() before use.",
-            )
-        )
+    findings = [
+        *survey.claim(),
+        *filter(None, (train_mode(was_training), limited_access(access))),
+    ]
     if not diagnostics:
         return tuple(findings)
     findings += survey.as_files()
     correct = (survey.fell_in > 0).nonzero().flatten().to(survey.x.device)
     if not len(correct):
         return tuple(findings)
-    sample, few = correct[:30], correct[:3]
+    sample, few = correct[:SAMPLE], correct[:FEW]
     x, y = survey.x[sample], survey.y[sample]
-    ids = survey.ids[sample.cpu()].tolist()
-    streams = Streams.derive(survey.seed, ids, "diagnostics", device=x.device)
     findings.append(determinism(survey.model, x))
     if access != "gradients":
-        summary = f"The attacks had access to {access} alone: an attacker with the weights may do better."
-        return (*findings, Finding("access", "warn", summary, {"access": access}, "Audit the model itself if you can."))
+        return tuple(findings)
+    ids = survey.ids[sample.cpu()].tolist()
+    streams = Streams.derive(survey.seed, ids, "diagnostics", device=x.device)
     findings.append(gradients(survey.model, x, y, survey.threat, streams.child("gradients")))
     findings.append(eps_curve(survey.model, x, y, survey.threat, streams.child("eps_curve"), classes))
     starts = streams.child("restart_losses").select(torch.arange(len(few)))

@@ -286,7 +286,7 @@ class Adaptive:
             price = np.array([attack.cost(int(restart)) for restart in tried]) + CHECK
             allowed &= history.cost[rows] + price <= self.per_image
             allowed &= history.searched[rows] + price <= HOG * self.per_survivor
-            if attack.wants_donors and not trials.broken.any():
+            if attack.donors and not trials.broken.any():
                 allowed &= False
             rates[:, move], dues[:, move], seen[:, move] = np.where(allowed, here, 0.0), due, runs.sum(1)
         return Promises(rates, dues, depth, seen)
