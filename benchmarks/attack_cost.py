@@ -97,6 +97,18 @@ def subject(name: str, case: Case, models: Path, data_dir: Path | None) -> tuple
         return model, x, torch.from_numpy(arrays["y_test"][: case.n]).long()
 
 
+class ZeroGradient(nn.Module):
+    """A model without gradients, said to have gradient zero: the reference raises where there is none."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the model's own logits."""
+        return self.model(x) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
 def audited(model: nn.Module, x: Tensor, y: Tensor, threat: unmask.ThreatModel) -> dict:
     """Run the default audit."""
     counting, begun = Counting(model).eval(), time.monotonic()
@@ -116,7 +128,9 @@ def auto_attacked(model: nn.Module, x: Tensor, y: Tensor, threat: unmask.ThreatM
     """Run AutoAttack `standard`; what it returns is predicted again."""
     from pyautoattack import AutoAttack
 
-    counting, begun = Counting(model), time.monotonic()
+    with torch.enable_grad():
+        differentiable = model(x[:1].clone().requires_grad_()).requires_grad
+    counting, begun = Counting(model if differentiable else ZeroGradient(model)), time.monotonic()
     attack = AutoAttack(counting, norm="Linf", eps=threat.eps, version="standard", seed=SEED, device="cpu")
     found = attack.run_standard_evaluation(x, y, batch_size=BATCH)
     x_adv = found[0] if isinstance(found, tuple) else found
@@ -128,6 +142,7 @@ def auto_attacked(model: nn.Module, x: Tensor, y: Tensor, threat: unmask.ThreatM
         "robust_accuracy": 1 - broken.double().mean().item(),
         "evaluations": (counting.forwards + counting.backwards) / len(x),
         "seconds": seconds,
+        "gradients": "exact" if differentiable else "none, given as zero",
     }
 
 

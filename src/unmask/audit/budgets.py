@@ -53,7 +53,7 @@ class Budget:
 
 BUDGETS: dict[str, Budget] = {
     "quick": Budget(200, 1 / 2_000, 200, "a first look: what is cheap to break"),
-    "standard": Budget(1_100, 1 / 5_000, 2_000, "the figure to report"),
+    "standard": Budget(1_500, 1 / 10_000, 2_000, "the figure to report"),
     "exhaustive": Budget(20_000, 1 / 500_000, 20_000, "when another point of a percent matters"),
 }
 Access = Literal["gradients", "scores", "labels"]

@@ -270,6 +270,8 @@ class Adaptive:
             first, later = mine & opening, mine & ~opening
             opened = (0.25 + trials.broken[first].sum()) / (1 + first.sum()) if first.any() else 0.0
             prior = np.maximum(PRIOR, 0.25 * opened * CAUTION)
+            expected = prior[depth_then[later], failures_then[later]].sum()
+            prior *= (1 + trials.broken[later].sum()) / (1 + expected)
             place = depth_then[later] * FAILURES + failures_then[later]
             runs = np.bincount(place, minlength=DEPTHS * FAILURES).reshape(DEPTHS, FAILURES)
             broke = shared(np.bincount(place, trials.broken[later], DEPTHS * FAILURES))
