@@ -102,8 +102,7 @@ class ThreatModel:
         conditions of the joint projection by sorting (for L1 as in Croce & Hein 2021, "Mind the box", Proposition 3.1).
         """
         if self.norm == "linf":
-            low, high = (x - self.eps).clamp(min=self.low), (x + self.eps).clamp(max=self.high)
-            return torch.minimum(torch.maximum(x_adv, low), high)
+            return x_adv.clamp(x - self.eps, x + self.eps).clamp_(self.low, self.high)
         project = _project_l2 if self.norm == "l2" else _project_l1
         moved = self._moved(x, project((x_adv - x).flatten(1), self._room(x, x_adv - x), self.eps))
         inside = self._in_box(x_adv) & (self.distance(x_adv, x) <= self.eps)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unmask.attacks.fast_passes import fast_passes
 from unmask.contract import Model, check_images, check_labels, eval_mode, logits_of
 from unmask.errors import AuditError, DataError
 from unmask.losses import Loss, cross_entropy
@@ -98,7 +99,7 @@ def pose(
                 "class for each (see unmask.attacks.targets)."
             )
     streams = Streams.of(torch.Generator().manual_seed(0) if generator is None else generator, x)
-    return Problem(model, x.detach(), y, threat, loss, streams, target)
+    return Problem(fast_passes(model, x), x.detach(), y, threat, loss, streams, target)
 
 
 def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.attacks.fast_passes import fast_passes
 from unmask.audit.budgets import Access, Plan, make_plan
 from unmask.audit.judge import failed, judge, predict
 from unmask.audit.plan import CLAIM, PlannedAttack, Task
@@ -180,6 +181,7 @@ class _Survey:
     ) -> None:
         self.model, self.x, self.y, self.ids, self.threat = model, x, y, ids, threat
         self.plan, self.seed, self.batch_size, self.ledger, self.watch = plan, seed, batch_size, ledger, watch
+        self.attacked = fast_passes(model, x)
         self.errors: dict[int, str] = {}
         self.place = {example: row for row, example in enumerate(ids.tolist())}
         self.fell_in = torch.full((len(x),), torch.iinfo(torch.int64).max)
@@ -271,7 +273,7 @@ class _Survey:
         attack = next(planned for planned in self.plan.attacks if planned.name == turn.attack)
         streams = Streams.derive(self.seed, ids, turn.attack, turn.restart, device=x.device)
         donors = self._donors(turn, rows, attack.donors)
-        task = Task(self.model, x, y, self.threat, streams, turn.restart, self.best[here], donors)
+        task = Task(self.attacked, x, y, self.threat, streams, turn.restart, self.best[here], donors)
         return judge(self.model, x, y, ids, self.threat, attack.run(task), turn[:3])
 
     def _donors(self, turn: Turn, rows: Tensor, count: int) -> Tensor:

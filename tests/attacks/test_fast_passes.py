@@ -1,0 +1,87 @@
+"""Attacks run a module in another layout and by slices; it must stay the same model, and untouched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import unmask
+from unmask.attacks import pgd
+from unmask.attacks.fast_passes import SLICE, FastPasses, fast_passes
+from unmask.errors import ModelError
+
+X = torch.rand(SLICE + 5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network(end: nn.Module | None = None) -> nn.Sequential:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*body, end or nn.Flatten(), nn.Linear(512, 4)).eval()
+
+
+class AsRows(nn.Module):
+    """Views activations as rows, which fails for another layout than the usual one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1)
+
+
+class Noting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 8)
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return self.conv(x).flatten(1)
+
+
+@pytest.mark.parametrize("end", [nn.Flatten(), AsRows()], ids=["any layout", "usual layout alone"])
+def test_the_model_stays_the_same(end):
+    model = network(end)
+    fast = fast_passes(model, X)
+    assert isinstance(fast, FastPasses)
+    gradients = []
+    for run in (model, fast):
+        x = X.clone().requires_grad_()
+        logits = run(x)
+        gradients.append(torch.autograd.grad(logits.square().sum(), x)[0])
+        torch.testing.assert_close(logits, model(X), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_the_users_weights_keep_their_layout_and_get_no_gradient():
+    model = network()
+    before = {
+        name: (weight.clone(), weight.stride(), weight.requires_grad) for name, weight in model.named_parameters()
+    }
+    pgd(model, X, torch.zeros(len(X), dtype=torch.int64), threat=unmask.Linf(0.1), steps=2)
+    for name, weight in model.named_parameters():
+        value, stride, learns = before[name]
+        assert torch.equal(weight, value) and weight.stride() == stride and weight.requires_grad == learns
+        assert weight.grad is None
+
+
+def test_a_large_batch_is_run_by_slices_and_every_image_once():
+    model = Noting()
+    assert fast_passes(model, X)(X).shape == (len(X), 4)
+    assert model.seen == [SLICE, 5]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+def test_what_is_no_convolutional_module_is_left_alone():
+    def function(x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :4]
+
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    traced = torch.jit.trace(network(), X)
+    fast = fast_passes(network(), X)
+    for model in (function, linear, traced, fast):
+        assert fast_passes(model, X) is model
+
+
+def test_what_is_no_matrix_of_logits_is_named_in_large_batches_too():
+    with pytest.raises(ModelError, match="expected logits of shape"):
+        fast_passes(nn.Conv2d(3, 4, 3), X)(X)
