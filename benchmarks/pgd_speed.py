@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 import unmask
 from unmask.attacks import pgd
-from unmask.attacks.ascent import climb
-from unmask.attacks.fast_passes import SLICE, fast_passes
+from unmask.attacks.ascent import SLICE, climb
+from unmask.attacks.fast_passes import fast_passes
 from unmask.attacks.problem import pose
 from unmask.attacks.start import uniform
 from unmask.attacks.stepper import fixed

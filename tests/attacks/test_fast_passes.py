@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 import unmask
 from unmask.attacks import pgd
-from unmask.attacks.fast_passes import SLICE, FastPasses, fast_passes
-from unmask.errors import ModelError
+from unmask.attacks.ascent import SLICE
+from unmask.attacks.fast_passes import FastPasses, fast_passes
+from unmask.streams import Streams
 
 X = torch.rand(SLICE + 5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -64,10 +65,15 @@ def test_the_users_weights_keep_their_layout_and_get_no_gradient():
         assert weight.grad is None
 
 
-def test_a_large_batch_is_run_by_slices_and_every_image_once():
-    model = Noting()
-    assert fast_passes(model, X)(X).shape == (len(X), 4)
-    assert model.seen == [SLICE, 5]
+def test_a_large_batch_is_attacked_by_slices_with_the_same_draws():
+    model, y = Noting().eval(), torch.zeros(len(X), dtype=torch.int64)
+    whole = pgd(model, X, y, threat=unmask.Linf(0.01), steps=2, generator=Streams.derive(0, range(len(X))))
+    assert max(model.seen) == SLICE and sum(model.seen) == int(whole.forwards.sum())
+    last = pgd(
+        model, X[-5:], y[-5:], threat=unmask.Linf(0.01), steps=2, generator=Streams.derive(0, range(len(X))[-5:])
+    )
+    torch.testing.assert_close(whole.x_adv[-5:], last.x_adv)
+    assert torch.equal(whole.forwards[-5:], last.forwards) and whole.trace.shape == (3, len(X))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
@@ -80,8 +86,3 @@ def test_what_is_no_convolutional_module_is_left_alone():
     fast = fast_passes(network(), X)
     for model in (function, linear, traced, fast):
         assert fast_passes(model, X) is model
-
-
-def test_what_is_no_matrix_of_logits_is_named_in_large_batches_too():
-    with pytest.raises(ModelError, match="expected logits of shape"):
-        fast_passes(nn.Conv2d(3, 4, 3), X)(X)

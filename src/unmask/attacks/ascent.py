@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from unmask.attacks.gradient import Estimator, exact
-from unmask.attacks.problem import AttackResult, Problem, input_gradient
-from unmask.attacks.start import Start
+from unmask.attacks.problem import AttackResult, Problem, input_gradient, joined
+from unmask.attacks.start import Start, Started
 from unmask.attacks.stepper import Clock, Stepper
 from unmask.contract import eval_mode
 from unmask.errors import AuditError
 from unmask.losses import Loss, margin, predictions
+
+# On a CPU the activations of so many images stay in memory that is there already; those of a large batch are handed
+# back to the system and fetched anew at every pass.
+SLICE = 128
 
 # Which loss is climbed at which step, for the examples still under attack.
 LossSchedule = Callable[[Problem, Clock], Loss]
@@ -77,7 +81,27 @@ def ascend(
 def _ascend(
     problem: Problem, start: Start, stepper: Stepper, steps: int, estimator: Estimator, schedule: LossSchedule | None
 ) -> AttackResult:
-    x_adv, forwards, backwards = start(problem)
+    started = start(problem)
+    count, device = len(problem.x), problem.x.device
+    if device.type != "cpu" or count <= SLICE:
+        return _ascend_from(problem, started, stepper, steps, estimator, schedule)
+    return joined(
+        [
+            _ascend_from(problem.select(rows), started.select(rows), stepper, steps, estimator, schedule)
+            for rows in torch.arange(count, device=device).split(SLICE)
+        ]
+    )
+
+
+def _ascend_from(
+    problem: Problem,
+    started: Started,
+    stepper: Stepper,
+    steps: int,
+    estimator: Estimator,
+    schedule: LossSchedule | None,
+) -> AttackResult:
+    x_adv, forwards, backwards = started
     best = Best(problem, forwards, backwards)
     rows = torch.arange(len(problem.x), device=problem.x.device)
     state = stepper.init(problem, x_adv)

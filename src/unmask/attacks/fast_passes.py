@@ -8,18 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unmask.contract import Model, logits_of
-
-SLICE = 128
+from unmask.contract import Model
 
 
 class FastPasses(nn.Module):
-    """A module on a CPU, run with its convolutions' weights in channels-last layout, a large batch in slices.
+    """A module on a CPU, run with its convolutions' weights in channels-last layout, in which processors are faster.
 
-    Processors convolve faster in this layout, and the activations of a slice stay in memory that is there already,
-    while those of a large batch are handed back to the system and fetched anew at every pass. Weights are taken as they
-    are at the time, without gradients. A module that cannot be run so (one that views activations as rows, say) is run
-    as it is.
+    Weights are taken as they are at the time, without gradients. A module that cannot be run so (one that views
+    activations as rows, say) is run as it is.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -33,10 +29,7 @@ class FastPasses(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, K) of images x (B, ...). Raises ModelError for outputs that are no logits."""
-        return torch.cat([logits_of(self._logits, part) for part in x.split(SLICE)])
-
-    def _logits(self, x: Tensor) -> Tensor:
+        """Return the module's answer to images x (B, ...)."""
         if self._weights is not None:
             try:
                 return cast(Tensor, functional_call(self.module, self._weights, (x,)))

@@ -143,6 +143,18 @@ def in_turn(attacks: Sequence[Callable[[Problem], AttackResult]], problem: Probl
     return result
 
 
+def joined(parts: Sequence[AttackResult]) -> AttackResult:
+    """Return the results of a batch's parts, in order, as those of the batch."""
+    length = max(len(part.trace) for part in parts)
+    traces = [
+        torch.cat([part.trace, part.trace.new_full((length - len(part.trace), part.trace.shape[1]), torch.nan)])
+        for part in parts
+    ]
+    columns = ("x_adv", "margin", "broken", "forwards", "backwards")
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in columns}
+    return AttackResult(**whole, trace=torch.cat(traces, dim=1))
+
+
 def _merge(old: AttackResult, rows: Tensor, new: AttackResult) -> AttackResult:
     better = new.broken | (new.margin > old.margin[rows])
     merged = replace(

@@ -19,6 +19,13 @@ class Started(NamedTuple):
     forwards: int | Tensor = 0
     backwards: int | Tensor = 0
 
+    def select(self, rows: Tensor) -> Started:
+        """Return some rows (bool mask or indices)."""
+        forwards, backwards = (
+            passes[rows] if isinstance(passes, Tensor) else passes for passes in (self.forwards, self.backwards)
+        )
+        return Started(self.x_adv[rows], forwards, backwards)
+
 
 Start = Callable[[Problem], Started]
 
