@@ -5,8 +5,8 @@ images as one batch. 1.00 is the time of 40 bare forward + input-gradient passes
 a repetition and each is divided by the bare passes of its own repetition; figures are medians over the repetitions.
 What an attack returns is predicted again here.
 
-Ours runs the model's passes in another layout and by slices (`fast_passes`) and drops broken images at once. `climb` is
-the same ascent for training, which drops none: over the bare passes run as fast as ours it shows the engine's overhead.
+Ours runs the model's passes in another layout (`fast_passes`), by slices, and drops broken images at once. `climb` is
+the same ascent for training, which does neither: over bare passes in that layout it shows the engine's overhead.
 The peers get all images at once; one of them gets slices as well. ART (adversarial-robustness-toolbox) runs where it is
 installed; it is no dependency of this package. No bf16 row: processors without bf16 units emulate it.
 
@@ -44,7 +44,7 @@ from unmask.streams import Streams
 MODELS = ("mnist-at", "mnist-clp")
 THREAT, STEPS, STEP_SIZE, SEED = unmask.Linf("0.3"), 40, 0.01, 0
 RESULTS = Path(__file__).parent / "results"
-BARE, FAST, OURS, CLIMB = "bare passes", "bare passes, fast", "unmask.attacks.pgd", "climb"
+BARE, FAST, OURS, CLIMB = "bare passes", "bare passes, layout", "unmask.attacks.pgd", "climb"
 PEERS = {"torchattacks": "torchattacks", "Foolbox": "foolbox", "ART": "adversarial-robustness-toolbox"}
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -171,7 +171,7 @@ def markdown(settings: dict, rows: list[dict]) -> str:
         f"one random start, seed {SEED}, fp32, threads: {settings['threads']}.",
         f"Medians of {settings['repetitions']} interleaved repetitions, in brackets the least and the most.",
         f"1.00 is {STEPS} bare forward + input-gradient passes and one forward; `{FAST}` are the same passes",
-        f"in the layout and slices in which attacks run them. `{CLIMB}` drops no broken image: what it takes more than",
+        f"in the layout in which attacks run them. `{CLIMB}` neither slices nor drops: what it takes more than",
         f"`{FAST}` is the engine's overhead. Robust accuracy is of what each returned, predicted again.",
         f"No bf16 row: processors without bf16 units emulate it.{absent}",
         "",
