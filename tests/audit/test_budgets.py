@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from unmask.attacks.straight_through import Reach
 from unmask.audit import BUDGETS, PLANS, PlannedAttack, make_plan
 from unmask.audit.budgets import moves
 from unmask.audit.schedule import Adaptive, Fixed
@@ -109,3 +110,21 @@ def test_the_schedules_openers_and_book_are_moves():
     schedule = make_plan("standard", L1("5"), 10, None).schedule
     assert isinstance(schedule, Adaptive)
     assert {*schedule.openers, *schedule.book} <= names
+
+
+@pytest.mark.parametrize("budget", [*BUDGETS, 400])
+def test_without_any_gradient_all_is_spent_on_queries(budget):
+    plan = make_plan(budget, THREAT, 10, "pgd-40", reach=Reach(own=False))
+    search = [attack for attack in plan.attacks if attack.role == "search"]
+    assert search and not any(attack.gradients for attack in search)
+    assert plan.schedule.openers == plan.schedule.book == (search[0].name,)
+    assert search[0].cost(0) <= (BUDGETS[budget].per_survivor if isinstance(budget, str) else budget) / 2
+
+
+def test_blocked_gradients_are_looked_through_by_all_moves_or_by_one():
+    dead = {attack.name: attack for attack in moves(10, THREAT, Reach(own=False, blocked=("round",)))}
+    for name, attack in dead.items():
+        assert (attack.settings.get("gradients") == "straight-through") == attack.gradients, name
+    both = {attack.name: attack for attack in moves(10, THREAT, Reach(own=True, blocked=("round",)))}
+    extra = set(both) - {attack.name for attack in moves(10, THREAT)}
+    assert extra == {"straight-through"} and both["straight-through"].settings["gradients"] == "straight-through"

@@ -27,6 +27,32 @@ def test_a_gradient_killer_is_called_masked(network, digits):
     assert "zero" in " ".join(result.verdict.reasons)
 
 
+def test_a_threshold_is_looked_through_and_named(network, digits):
+    def binary(images: Tensor) -> Tensor:
+        return network((images >= 0.5).to(images))
+
+    x, y, threat = digits.pixels(), digits.labels, unmask.Linf(0.2)
+    result = unmask.audit(binary, x, y, threat)
+    by_queries = unmask.audit(binary, x, y, threat, access="scores", claim=None, diagnostics=False)
+    finding = next(finding for finding in result.findings if finding.check == "gradients")
+    assert finding.status == "fail" and finding.evidence["blocked_by"] == ["ge"] and "through ge" in finding.summary
+    assert result.verdict.label == "masked"
+    assert result.robust_accuracy <= by_queries.robust_accuracy < result.clean_accuracy
+    found = [*result.run.events["attack"]].count("margin")
+    assert found and sum(result.run.events["backwards"]) > 0
+
+
+def test_a_detached_branch_gets_a_move_of_its_own(network, digits):
+    result = unmask.audit(
+        lambda images: network(0.01 * images + 0.99 * images.detach()),
+        digits.pixels(),
+        digits.labels,
+        unmask.Linf(0.2),
+        budget="quick",
+    )
+    assert "straight-through" in [entry.attack for entry in result.run.spec.plan]
+
+
 def test_a_model_without_a_graph_is_audited_and_called_masked(network, digits):
     def remote(images: Tensor) -> Tensor:
         return torch.from_numpy(network(images.detach()).numpy())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from unmask.attacks import hop_skip_jump
 from unmask.attacks.square import NORMS
+from unmask.attacks.straight_through import Reach
 from unmask.audit import autoattack
 from unmask.audit.moves import (
     boundary_walk,
@@ -21,6 +22,7 @@ from unmask.audit.moves import (
     scale_invariant_ascent,
     smoothed,
     square_search,
+    straight_through,
     stripes_search,
     targeted,
 )
@@ -30,6 +32,8 @@ from unmask.errors import AuditError, unknown
 from unmask.threat import ThreatModel
 
 DRAWS = 5
+LONGEST_SEARCH = 5_000
+EXACT = Reach()
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,15 @@ PLANS: dict[str, Callable[[int], tuple[PlannedAttack, ...]]] = {
 }
 
 
-def moves(classes: int, threat: ThreatModel) -> tuple[PlannedAttack, ...]:
-    """Return the attacks that the adaptive schedule chooses among, for K classes and a threat model."""
-    found = (
+def moves(classes: int, threat: ThreatModel, reach: Reach = EXACT) -> tuple[PlannedAttack, ...]:
+    """Return the attacks that the adaptive schedule chooses among, for K classes, a threat model and its gradients.
+
+    Where the model's own gradients are zero, but others pass the operations that stop them, all take those; where the
+    model has both, one attack takes the others.
+    """
+    found = [
         margin_ascent(),
-        smoothed(),
+        smoothed() if reach.own else smoothed(50, noise=1 / 3),
         neighbours(),
         scale_invariant_ascent(),
         coarse_to_fine(),
@@ -84,14 +92,19 @@ def moves(classes: int, threat: ThreatModel) -> tuple[PlannedAttack, ...]:
         targeted(classes=classes),
         boundary_walk(classes=classes),
         query_ascent(),
-    )
+    ]
     searching = ("square", "coarse-to-fine")
-    return tuple(attack for attack in found if attack.name not in searching or threat.norm in NORMS)
+    found = [attack for attack in found if attack.name not in searching or threat.norm in NORMS]
+    if reach.own and reach.blocked:
+        found.append(straight_through(margin_ascent(), "straight-through"))
+    elif reach.blocked:
+        found = [straight_through(attack) if attack.gradients else attack for attack in found]
+    return tuple(found)
 
 
-def queries_only(threat: ThreatModel) -> tuple[PlannedAttack, ...]:
-    """Return the attacks for a black box that answers with logits."""
-    squares = (stripes_search(), square_search()) if threat.norm in NORMS else ()
+def queries_only(threat: ThreatModel, opening: int = 200) -> tuple[PlannedAttack, ...]:
+    """Return the attacks for a model that answers with logits alone; the first takes `opening` queries."""
+    squares = (stripes_search(opening), square_search()) if threat.norm in NORMS else ()
     return (*squares, noise(), query_ascent())
 
 
@@ -102,8 +115,11 @@ def make_plan(
     claim: str | None,
     seed: int = 0,
     access: Access = "gradients",
+    reach: Reach = EXACT,
 ) -> Plan:
     """Return the claim's attack, if any, and those of a budget for K classes, with their schedule.
+
+    `reach` says which gradients the model has: without any, the adaptive budgets spend all on queries.
 
     `budget` is a name of BUDGETS or PLANS, a number of evaluations per image, attacks of your own, which are run in
     turn, or a whole Plan, which is taken as it is. With `access` to less than gradients no image gets more queries than
@@ -129,14 +145,26 @@ def make_plan(
         if claim is not None:
             _refuse_gradients(access, f"the claim's attack '{claim}'")
         return _black_box(budget, threat, access, seed)
-    attacks = (*claimed, *moves(classes, threat))
+    if not isinstance(budget, str):
+        _refuse_too_few(budget, 2 + sum(attack.cost(0) for attack in claimed), "the clean images and the claim")
+    chosen = BUDGETS[budget] if isinstance(budget, str) else None
+    if reach.own or reach.blocked:
+        attacks = (*claimed, *moves(classes, threat, reach))
+        schedule = Adaptive(attacks, seed=seed)
+    else:
+        most = chosen.per_survivor if chosen else float(cast(int, budget))
+        attacks = (*claimed, *queries_only(threat, int(min(LONGEST_SEARCH, max(1, most / 2)))))
+        schedule = _opened_by(attacks[len(claimed)], attacks, seed)
     check_plan(attacks)
-    if isinstance(budget, str):
-        chosen = BUDGETS[budget]
-        schedule = Adaptive(attacks, per_survivor=chosen.per_survivor, least_rate=chosen.least_rate, seed=seed)
-        return Plan(attacks, schedule, budget)
-    _refuse_too_few(budget, 2 + sum(attack.cost(0) for attack in claimed), "the clean images and the claim")
-    return Plan(attacks, Adaptive(attacks, most=float(budget), seed=seed), str(budget))
+    if chosen:
+        schedule = replace(schedule, per_survivor=chosen.per_survivor, least_rate=chosen.least_rate)
+    else:
+        schedule = replace(schedule, most=float(cast(int, budget)))
+    return Plan(attacks, schedule, str(budget))
+
+
+def _opened_by(opener: PlannedAttack, attacks: tuple[PlannedAttack, ...], seed: int) -> Adaptive:
+    return Adaptive(attacks, openers=(opener.name,), book=(opener.name,), seed=seed)
 
 
 def _black_box(budget: str | int, threat: ThreatModel, access: Access, seed: int) -> Plan:
@@ -154,9 +182,7 @@ def _black_box(budget: str | int, threat: ThreatModel, access: Access, seed: int
         return _fixed((noise(DRAWS, restarts=1), walk), str(budget))
     attacks = queries_only(threat)
     _refuse_too_few(queries, 2 + CHECK + attacks[0].cost(0), "the clean images and the first attack")
-    opener = attacks[0].name
-    schedule = Adaptive(attacks, per_image=float(queries), openers=(opener,), book=(opener,), seed=seed)
-    return Plan(attacks, schedule, str(budget))
+    return Plan(attacks, replace(_opened_by(attacks[0], attacks, seed), per_image=float(queries)), str(budget))
 
 
 def _refuse_gradients(access: Access, what: str) -> None:

@@ -13,6 +13,7 @@ from unmask.attacks import cosine_pgd, fab, random_noise, spsa, square
 from unmask.attacks.problem import AttackResult, Problem
 from unmask.attacks.square import searched
 from unmask.attacks.start import Start, Started, at, noised, output_diversified
+from unmask.attacks.straight_through import StraightThrough
 from unmask.attacks.targets import likeliest_target
 from unmask.audit.plan import PlannedAttack, Task
 from unmask.losses import margin, scale_invariant
@@ -77,10 +78,11 @@ def targeted(steps: int = STEPS, *, classes: int) -> PlannedAttack:
     return _one_class_per_restart(ascent, classes)
 
 
-def smoothed(steps: int = STEPS, later: int = 50) -> PlannedAttack:
+def smoothed(steps: int = STEPS, later: int = 50, noise: float = 1.0) -> PlannedAttack:
     """Return the ascent for jagged surfaces: every gradient averaged with one more, taken at a noisy point.
 
-    From the third restart on it takes `later` steps: what two short runs left needs patience.
+    The noise has the size of `noise` eps. From the third restart on it takes `later` steps: what two short runs left
+    needs patience.
     """
 
     def length(restart: int) -> int:
@@ -94,13 +96,13 @@ def smoothed(steps: int = STEPS, later: int = 50) -> PlannedAttack:
             "steps": length(task.restart),
             "step_share": 1.0,
             "momentum": None,
-            "smoothing": pixel_scale(task.threat, task.x),
+            "smoothing": noise * pixel_scale(task.threat, task.x),
             "start": output_diversified(),
         },
         step_share=1.0,
         momentum=None,
         later_steps=later,
-        smoothing="eps",
+        smoothing="eps" if noise == 1 else f"{noise:.3g} eps",
         start="output_diversified",
     )
     return replace(ascent, cost=lambda restart: 4 * length(restart) + 6)
@@ -202,6 +204,17 @@ def query_ascent(steps: int = 10, samples: int = 20) -> PlannedAttack:
         steps=steps,
         samples=samples,
         delta="eps",
+    )
+
+
+def straight_through(attack: PlannedAttack, name: str = "") -> PlannedAttack:
+    """Return the attack, under another name if one is given, with gradients that pass operations that have none."""
+    return replace(
+        attack,
+        name=name or attack.name,
+        run=lambda task: attack.run(replace(task, model=StraightThrough(task.model))),
+        settings={**attack.settings, "gradients": "straight-through"},
+        description=f"{attack.description}; gradients pass rounding, thresholds and detached branches",
     )
 
 

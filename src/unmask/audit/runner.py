@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unmask.attacks.fast_passes import fast_passes
+from unmask.attacks.straight_through import Reach, reach
 from unmask.audit.budgets import Access, Plan, make_plan
 from unmask.audit.judge import failed, judge, predict
 from unmask.audit.plan import CLAIM, PlannedAttack, Task
@@ -37,6 +38,7 @@ from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
 BATCH_SIZE = 256
+LOOKED_AT = 8
 SAMPLE, FEW = 30, 3
 
 
@@ -134,7 +136,8 @@ def audit(
         )
     with eval_mode(model) as was_training:
         classes = _first_look(model, x, y, batch_size)
-        plan = make_plan(budget, threat, classes, claim, seed, access)
+        gradients_reach = reach(model, x[:LOOKED_AT], y[:LOOKED_AT]) if access == "gradients" else Reach()
+        plan = make_plan(budget, threat, classes, claim, seed, access, gradients_reach)
         spec = make_spec(model, x, y, ids, threat, plan, seed, batch_size, classes, subject or Subject())
         pixels = x.cpu().numpy()
         with Ledger.open(
@@ -142,7 +145,7 @@ def audit(
         ) as ledger:
             survey = _Survey(model, x, y, ids, threat, plan, seed, batch_size, ledger, watch)
             survey.run_rounds()
-            findings = _findings(survey, classes, was_training, diagnostics, access)
+            findings = _findings(survey, classes, was_training, diagnostics, access, gradients_reach.blocked)
             return survey.conclude(findings)
 
 
@@ -376,7 +379,7 @@ class _Survey:
 
 
 def _findings(
-    survey: _Survey, classes: int, was_training: bool, diagnostics: bool, access: Access
+    survey: _Survey, classes: int, was_training: bool, diagnostics: bool, access: Access, blocked: tuple[str, ...]
 ) -> tuple[Finding, ...]:
     """Return the recorded findings of a finished run, or make them."""
     if survey.ledger.sealed:
@@ -398,7 +401,7 @@ def _findings(
         return tuple(findings)
     ids = survey.ids[sample.cpu()].tolist()
     streams = Streams.derive(survey.seed, ids, "diagnostics", device=x.device)
-    findings.append(gradients(survey.model, x, y, survey.threat, streams.child("gradients")))
+    findings.append(gradients(survey.model, x, y, survey.threat, streams.child("gradients"), blocked))
     findings.append(eps_curve(survey.model, x, y, survey.threat, streams.child("eps_curve"), classes))
     starts = streams.child("restart_losses").select(torch.arange(len(few)))
     findings.append(restart_losses(survey.model, survey.x[few], survey.y[few], survey.threat, starts, ids[: len(few)]))

@@ -12,11 +12,14 @@ from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
 
-def gradients(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams) -> Finding:
+def gradients(
+    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, streams: Streams, blocked: tuple[str, ...] = ()
+) -> Finding:
     """Count images x (B, C, H, W), y (B,) whose input gradient is missing or exactly zero, on cross-entropy and margin.
 
     Taken at a random point of the ball. Zero for the margin: the model blocks gradients (Athalye et al. 2018). Zero
-    for the cross-entropy alone: it underflows, and attacks on it stand still (Carlini & Wagner 2017).
+    for the cross-entropy alone: it underflows, and attacks on it stand still (Carlini & Wagner 2017). `blocked`: the
+    operations past which `unmask.attacks.straight_through` finds gradients.
     """
     here = threat.uniform(x, streams)
     shares: dict[str, float] = {}
@@ -36,11 +39,10 @@ def gradients(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, streams: 
         )
     else:
         summary = f"The cross-entropy's gradient underflows to zero on {shares['cross_entropy']:.0%} of images."
-    advice = (
-        ""
-        if status == "ok"
-        else "Believe only attacks without gradients (spsa, random_noise), or attack a smooth stand-in."
-    )
+    advice = "" if status == "ok" else "Believe only attacks without gradients (spsa, square), or a smooth stand-in."
+    if blocked and status != "ok":
+        summary += f" Gradients that look straight through {', '.join(blocked)} do reach the input."
+        advice = "Attack with gradients that look straight through these operations, as this audit does."
     return Finding(
         "gradients",
         status,
@@ -49,6 +51,7 @@ def gradients(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, streams: 
             "missing": missing,
             "zero_share": shares["margin"],
             "zero_share_cross_entropy": shares["cross_entropy"],
+            "blocked_by": list(blocked),
             "n": len(x),
         },
         advice,
