@@ -61,7 +61,8 @@ def table(rows: dict[str, dict]) -> str:
     lines = [
         f"# PGD, {STEPS} steps x {RESTARTS} restarts, against the default audit",
         "",
-        "| model | n | step size | PGD: robust | evaluations (nominal) | audit: robust | evaluations (checks) | 1 / (nominal) |",
+        "| model | n | step size | PGD: robust | evaluations (nominal) | audit: robust | evaluations (checks) "
+        "| 1 / (nominal) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in rows.items():

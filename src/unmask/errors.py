@@ -36,6 +36,10 @@ class AuditError(UnmaskError):
     """An audit cannot be planned or completed as asked."""
 
 
+class WorkersError(UnmaskError):
+    """The processes that share the work cannot meet, or one of them failed or was lost."""
+
+
 class OutputError(UnmaskError):
     """A path cannot be written (missing rights, no space, not a folder)."""
 

@@ -70,6 +70,11 @@ def scale_invariant(logits: Tensor, y: Tensor, target: Tensor | None = None) -> 
     return cross_entropy(logits / gap, y, target)
 
 
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """Return KL(softmax(reference) || softmax(logits)) of every row: (B, K), (B, K) -> (B,)."""
+    return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "margin": margin,

@@ -129,7 +129,15 @@ class TestRecords:
         assert read_log(tmp_path) == lines
         assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
         for line in lines:
-            assert line.keys() == {"epoch", "step", "learning_rate", "losses", "images_per_second", "seconds"}
+            assert line.keys() == {
+                "epoch",
+                "step",
+                "learning_rate",
+                "losses",
+                "images_per_second",
+                "seconds",
+                "attack_share",
+            }
             assert line["losses"].keys() == {"cross_entropy", "clean_logit_pairing"}
             assert line["learning_rate"] == 1e-3
             assert line["images_per_second"] > 0

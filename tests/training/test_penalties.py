@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -15,12 +15,16 @@ from unmask.errors import RecipeError
 from unmask.training import penalties
 from unmask.training.penalties import (
     Batch,
+    Blend,
     Term,
     adversarial_logit_pairing,
+    boosted_cross_entropy,
     clean_logit_pairing,
     cross_entropy,
+    divergence_pairing,
     frobenius_logit_squeezing,
     logit_squeezing,
+    misclassified_divergence,
 )
 
 CLASSES = 3
@@ -189,6 +193,39 @@ class TestPairing:
         torch.testing.assert_close(logits.grad, torch.cat([slope, -slope]))
 
 
+class TestDivergences:
+    P, Q = (np.exp(log_softmax(z)) for z in (CLEAN, ADVERSARIAL))
+
+    def test_divergence_pairing_is_kl_from_clean_to_adversarial(self) -> None:
+        expected = (self.P * np.log(self.P / self.Q)).sum(1).mean()
+        for constant in (False, True):
+            assert value(divergence_pairing(1.0, constant_clean=constant)) == pytest.approx(expected, abs=1e-12)
+
+    def test_a_constant_clean_half_gets_no_gradient(self) -> None:
+        clean, adversarial = (torch.tensor(z, requires_grad=True) for z in (CLEAN, ADVERSARIAL))
+        batch = Batch(clean, torch.tensor(LABELS), clean, clean, adversarial)
+        divergence_pairing(1.0, constant_clean=True).function(batch).backward()
+        assert clean.grad is None
+        assert adversarial.grad is not None
+
+    def test_mart_weighs_the_divergence_by_doubt_and_boosts_the_margin(self) -> None:
+        rows = np.arange(len(LABELS))
+        doubt = 1 - self.P[rows, LABELS]
+        expected = ((self.P * np.log(self.P / self.Q)).sum(1) * doubt).mean()
+        assert value(misclassified_divergence(1.0)) == pytest.approx(expected, abs=1e-12)
+        rival = np.where(ONE_HOT == 1, -1, self.Q).max(1)
+        boosted = (-np.log(self.Q[rows, LABELS]) - np.log(1 - rival)).mean()
+        assert value(boosted_cross_entropy()) == pytest.approx(boosted, abs=1e-12)
+
+
+class TestMixed:
+    def test_mixed_images_count_for_both_labels_by_their_shares(self) -> None:
+        partner = torch.tensor(LABELS[::-1].copy())
+        batch = replace(batch_of(), blend=Blend(partner, 0.7))
+        both = [value(cross_entropy(), batch_of(labels=labels)) for labels in (LABELS, LABELS[::-1].copy())]
+        assert value(cross_entropy(), batch) == pytest.approx(0.7 * both[0] + 0.3 * both[1], abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -240,7 +277,11 @@ BATTERY = {
     "adversarial pairing, sum": Row(lambda: adversarial_logit_pairing(0.5, over_classes="sum"), EQUAL_SIDES),
     "adversarial pairing, l1": Row(lambda: adversarial_logit_pairing(0.5, distance="l1"), EQUAL_SIDES),
     "adversarial pairing, huber": Row(lambda: adversarial_logit_pairing(0.5, distance="huber"), EQUAL_SIDES),
+    "divergence": Row(lambda: divergence_pairing(6.0), EQUAL_SIDES),
+    "boosted cross-entropy": Row(boosted_cross_entropy, CONFIDENT),
+    "misclassified divergence": Row(lambda: misclassified_divergence(5.0), EQUAL_SIDES),
 }
+BEYOND_LOGITS = {"feature_pairing", "gradient_alignment"}  # in test_defences.py
 every_row = pytest.mark.parametrize("row", BATTERY.values(), ids=BATTERY.keys())
 
 
@@ -268,7 +309,7 @@ def test_every_term_is_in_the_battery() -> None:
         if inspect.signature(function).return_annotation == "Term"
     }
     assert len(makers) >= 5
-    assert makers <= {row.make().name for row in BATTERY.values()}
+    assert makers - BEYOND_LOGITS <= {row.make().name for row in BATTERY.values()}
 
 
 @every_row
@@ -280,8 +321,9 @@ class TestBattery:
         assert loss.isfinite()
 
     def test_gradient_is_that_of_finite_differences(self, row: Row) -> None:
-        term = row.make()
-        _, halves = leaves(batch_of())
+        """Away from ties, where the runner-up class is not unique."""
+        term, apart = row.make(), 0.01 * np.arange(CLASSES)
+        _, halves = leaves(batch_of(CLEAN + apart, ADVERSARIAL + apart))
         y = torch.tensor(LABELS)
         assert torch.autograd.gradcheck(lambda z, z_adv: term.function(Batch(z, y, z, z, z_adv)), halves)
 

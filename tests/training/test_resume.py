@@ -41,7 +41,7 @@ TRAINING = Training(
     ema=0.9,
 )
 STEPS_PER_EPOCH = 3
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "attack_share")
 
 
 class Interrupted(BaseException):

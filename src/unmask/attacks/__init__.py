@@ -8,6 +8,7 @@ from unmask.attacks.apgd import apgd, targeted_apgd
 from unmask.attacks.bim import bim
 from unmask.attacks.cosine_pgd import cosine_pgd
 from unmask.attacks.fab import fab
+from unmask.attacks.fast_passes import half_precision
 from unmask.attacks.fgsm import fgsm
 from unmask.attacks.fmn import fmn
 from unmask.attacks.gama import gama
@@ -59,6 +60,7 @@ __all__ = [
     "fgsm",
     "fmn",
     "gama",
+    "half_precision",
     "hop_skip_jump",
     "md",
     "mi_fgsm",

@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from unmask.attacks.fast_passes import full_precision
 from unmask.attacks.gradient import Estimator, exact
 from unmask.attacks.problem import AttackResult, Problem, input_gradient, joined
 from unmask.attacks.start import Start, Started
 from unmask.attacks.stepper import Clock, Stepper
-from unmask.contract import eval_mode
+from unmask.contract import eval_mode, logits_of
 from unmask.errors import AuditError
 from unmask.losses import Loss, margin, predictions
 
@@ -111,7 +112,9 @@ def _ascend_from(
             problem = replace(problem, loss=schedule(problem, clock))
         graph = estimator.needs_graph and step < steps
         x_adv, logits, values = problem.forward(x_adv, graph=graph)
-        kept = ~best.record(rows, x_adv.detach(), logits.detach(), values.detach(), problem.y)
+        judged, again = _in_full_precision(problem, x_adv.detach(), logits.detach()) if graph else (logits, 0)
+        best.forwards[rows] += again
+        kept = ~best.record(rows, x_adv.detach(), judged, values.detach(), problem.y)
         survivors = int(kept.sum())
         if step == steps or not survivors:
             break
@@ -125,6 +128,16 @@ def _ascend_from(
         best.backwards[rows] += backwards
         x_adv, state = stepper.update(problem, x_adv, slope, values, state, clock)
     return best.result()
+
+
+@torch.no_grad()
+def _in_full_precision(problem: Problem, x_adv: Tensor, logits: Tensor) -> tuple[Tensor, Tensor | int]:
+    """Return the logits with breaks that a pass in half precision claims predicted again, and passes per row."""
+    exact = full_precision(problem.model)
+    claimed = predictions(logits) != problem.y
+    if exact is problem.model or not claimed.any():
+        return logits, 0
+    return logits.index_put((claimed,), logits_of(exact, x_adv[claimed])), claimed.long()
 
 
 def climb(problem: Problem, *, start: Start, stepper: Stepper, steps: int) -> Tensor:

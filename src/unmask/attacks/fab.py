@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unmask.attacks.fast_passes import full_precision
 from unmask.attacks.hyperplane import distance_to_hyperplane, move_to_hyperplane
 from unmask.attacks.nearest import Nearest
 from unmask.attacks.problem import AttackResult, Problem, pose
@@ -54,7 +55,7 @@ def fab(
     if targets < 0 or (targets and target is not None):
         given = "" if target is None else " beside a target"
         raise AuditError(f"targets is {targets}{given}; expected 0, or without a target 1 (the runner-up) or more.")
-    problem = pose(model, x, y, threat=threat, generator=generator, loss=margin, target=target)
+    problem = pose(full_precision(model), x, y, threat=threat, generator=generator, loss=margin, target=target)
     return nearest_by_fab(problem, FabStep(alpha_max, eta, beta), steps, restarts, targets).result()
 
 

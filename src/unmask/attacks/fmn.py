@@ -9,6 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from unmask.attacks.fast_passes import full_precision
 from unmask.attacks.hyperplane import distance_to_hyperplane
 from unmask.attacks.nearest import Nearest
 from unmask.attacks.problem import AttackResult, Problem, input_gradient, pose
@@ -41,7 +42,7 @@ def fmn(
     outside, its projection is returned. Nothing is random. Raises DataError or ModelError for unusable inputs or
     outputs, AuditError for a negative number of steps.
     """
-    problem = pose(model, x, y, threat=threat, generator=generator, loss=margin, target=target)
+    problem = pose(full_precision(model), x, y, threat=threat, generator=generator, loss=margin, target=target)
     return nearest_by_fmn(problem, steps, step_size).result()
 
 

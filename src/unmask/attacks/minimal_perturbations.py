@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unmask.attacks.fab import FabStep, nearest_by_fab
+from unmask.attacks.fast_passes import full_precision
 from unmask.attacks.fmn import nearest_by_fmn
 from unmask.attacks.nearest import Nearest
 from unmask.attacks.problem import Problem, pose
@@ -47,5 +48,5 @@ def minimal_perturbations(
     if method not in _METHODS:
         raise AuditError(unknown("method", method, _METHODS))
     threat = ThreatModel(norm, Fraction(0), low, high)
-    found = _METHODS[method](pose(model, x, y, threat=threat, generator=generator, loss=margin), steps)
+    found = _METHODS[method](pose(full_precision(model), x, y, threat=threat, generator=generator, loss=margin), steps)
     return found.nearest, found.distance

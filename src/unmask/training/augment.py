@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from unmask.errors import RecipeError
+from unmask.training.penalties import Blend
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,19 @@ class CropAndFlip:
         padded = pad(x, [self.padding] * 4).permute(0, 2, 3, 1)
         example = torch.arange(count, device=x.device)[:, None, None]
         return padded[example, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def mixed(x: Tensor, y: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Blend]:
+    """Return images (B, C, H, W) mixed in pairs, the labels y (B,) of what each is mostly, and what was mixed in.
+
+    mixup (Zhang et al. 2018): lambda x_i + (1 - lambda) x_j with one lambda ~ Beta(alpha, alpha) per batch; the larger
+    share stays with the image itself.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    share = max(share, 1 - share)
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    return share * x + (1 - share) * x[partner], y, Blend(y[partner], share)
 
 
 Augmentation = GaussianNoise | CropAndFlip

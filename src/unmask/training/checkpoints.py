@@ -26,26 +26,43 @@ class State:
     tensors: dict[str, Tensor]
     progress: dict[str, object]
 
+    def part(self, prefix: str, device: torch.device | None = None) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with the prefix, without it."""
+        return {
+            name.removeprefix(prefix): tensor.to(device) if device else tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
 
 def capture(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None, progress: dict[str, object]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
+    progress: dict[str, object],
+    more: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> State:
-    """Collect weights, optimizer state and averaged weights of a running training."""
+    """Collect weights, optimizer state, averaged weights and `more` named groups of tensors of a running training."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items() if isinstance(value, Tensor)}
-    return State({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, progress)
+    for group, members in (more or {}).items():
+        tensors |= {f"{group}/{name}": tensor for name, tensor in members.items()}
+    kept = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    return State(kept, progress)
 
 
 def restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None) -> None:
     """Put a captured state back into a model, optimizer and average built from the same settings."""
-    model.load_state_dict(_part(state.tensors, "model/"))
+    model.load_state_dict(state.part("model/"))
     if average is not None:
-        average.load_state_dict(_part(state.tensors, "average/"))
+        average.load_state_dict(state.part("average/"))
     slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _part(state.tensors, "optimizer/").items():
+    for name, tensor in state.part("optimizer/").items():
         index, slot = name.split("/")
         slots.setdefault(int(index), {})[slot] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -99,10 +116,6 @@ def _read(path: Path, fingerprint: str) -> State | None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"), reverse=True)
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
