@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import inception_v3, resnet101
 
 from unmask.models import build
 from unmask.models.convolution import SameConv2d, same_padding
 from unmask.models.resnet import ResNet20V2
+from unmask.models.resnet50_v2 import ResNet50V2
+from unmask.models.revnet import RevNet
 from unmask.models.wide_resnet import WideResNet
 
 
@@ -87,9 +90,9 @@ def test_digits_network_is_conv_conv_pool_dense_dense() -> None:
     torch.testing.assert_close(network(x), expected @ w["head.weight"].T + w["head.bias"])
 
 
-def batch_norm(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+def batch_norm(x: Tensor, w: dict[str, Tensor], name: str, eps: float = 1e-3) -> Tensor:
     mean, variance = w[f"{name}.running_mean"], w[f"{name}.running_var"]
-    scaled = (x - mean[:, None, None]) / (variance + 1e-3).sqrt()[:, None, None]
+    scaled = (x - mean[:, None, None]) / (variance + eps).sqrt()[:, None, None]
     return scaled * w[f"{name}.weight"][:, None, None] + w[f"{name}.bias"][:, None, None]
 
 
@@ -124,6 +127,10 @@ def leaky(x: Tensor) -> Tensor:
     return torch.where(x < 0, 0.1 * x, x)
 
 
+def pooled(x: Tensor) -> Tensor:
+    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+
+
 def test_wide_resnet_has_madrys_shortcuts() -> None:
     network = randomized(WideResNet(10, units=2, widening=2))
     w, x = network.state_dict(), images(2, 3, 8, 8)
@@ -139,12 +146,73 @@ def test_wide_resnet_has_madrys_shortcuts() -> None:
             inner = strided(inner, kernel) if down else F.conv2d(inner, kernel, padding=1)
             inner = F.conv2d(leaky(batch_norm(inner, w, f"{at}.norm2")), w[f"{at}.conv2.weight"], padding=1)
             if down:
-                raw = (raw[..., ::2, ::2] + raw[..., 1::2, ::2] + raw[..., ::2, 1::2] + raw[..., 1::2, 1::2]) / 4
+                raw = pooled(raw)
             h = inner.clone()
             missing = (inner.shape[1] - raw.shape[1]) // 2
             h[:, missing : missing + raw.shape[1]] += raw
     h = leaky(batch_norm(h, w, "norm")).mean((2, 3))
     torch.testing.assert_close(network(x), h @ w["head.weight"].T + w["head.bias"])
+
+
+def test_revnet_couples_two_halves() -> None:
+    network = randomized(RevNet(10, widths=(8, 8, 16), units=(2, 2), strides=(1, 2)))
+    w, x = network.state_dict(), images(2, 3, 8, 8)
+
+    def residual(x: Tensor, at: str, *, down: bool = False, activated: bool = False) -> Tensor:
+        inner = x if activated else batch_norm(x, w, f"{at}.norm1").relu()
+        kernel = w[f"{at}.conv1.weight"]
+        inner = strided(inner, kernel) if down else F.conv2d(inner, kernel, padding=1)
+        return F.conv2d(batch_norm(inner, w, f"{at}.norm2").relu(), w[f"{at}.conv2.weight"], padding=1)
+
+    h = batch_norm(F.conv2d(x, w["stem.weight"], padding=1), w, "stem_norm").relu()
+    for stage in range(2):
+        for unit in range(2):
+            at, down = f"stages.{stage}.units.{unit}", (stage, unit) == (1, 0)
+            x1, x2 = h[:, : h.shape[1] // 2], h[:, h.shape[1] // 2 :]
+            s1, s2 = (F.pad(pooled(x), (0, 0, 0, 0, 2, 2)) if down else x for x in (x1, x2))
+            y1 = s1 + residual(x2, f"{at}.f", down=down, activated=(stage, unit) == (0, 0))
+            h = torch.cat([y1, s2 + residual(y1, f"{at}.g")], dim=1)
+    h = batch_norm(h, w, "norm").relu().mean((2, 3))
+    torch.testing.assert_close(network(x), h @ w["head.weight"].T + w["head.bias"])
+
+
+def test_resnet50_v2_is_tf_slims() -> None:
+    network = randomized(ResNet50V2(10, width=4))
+    w, x = network.state_dict(), images(2, 3, 64, 64)
+    h = F.conv2d(x * 2 - 1, w["stem.weight"], w["stem.bias"], stride=2, padding=3)
+    # Without a zero in sight: the maximum of what is there, over three pixels from every second one on.
+    h = F.pad(h, (0, 1, 0, 1), value=-1e9).unfold(2, 3, 2).unfold(3, 3, 2).amax((-1, -2))
+    for stage, units in enumerate([3, 4, 6, 3]):
+        for unit in range(units):
+            at = f"stages.{stage}.{unit}"
+            stride = 2 if unit == units - 1 and stage < 3 else 1
+            active = batch_norm(h, w, f"{at}.norm1", 1e-5).relu()
+            inner = F.conv2d(active, w[f"{at}.conv1.weight"])
+            # TF-slim: the convolution at stride 1, of which every stride-th output is taken.
+            inner = F.conv2d(batch_norm(inner, w, f"{at}.norm2", 1e-5).relu(), w[f"{at}.conv2.weight"], padding=1)
+            inner = batch_norm(inner[..., ::stride, ::stride], w, f"{at}.norm3", 1e-5).relu()
+            inner = F.conv2d(inner, w[f"{at}.conv3.weight"], w[f"{at}.conv3.bias"])
+            raw = F.conv2d(active, w[f"{at}.shortcut.weight"], w[f"{at}.shortcut.bias"]) if unit == 0 else h
+            h = inner + raw[..., ::stride, ::stride]
+    h = batch_norm(h, w, "norm", 1e-5).relu().mean((2, 3))
+    assert network.stages(torch.zeros(1, 4, 16, 16).double()).shape[2:] == (2, 2)
+    torch.testing.assert_close(network(x), h @ w["head.weight"].T + w["head.bias"])
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet101", 64), ("inception-v3", 75)])
+def test_imagenet_networks_are_torchvisions(name: str, size: int) -> None:
+    network = build(name).eval()
+    with torch.device("meta"):
+        theirs = (
+            resnet101(num_classes=10)
+            if name == "resnet101"
+            else inception_v3(num_classes=10, aux_logits=False, init_weights=False)
+        )
+    state = {key.removeprefix("body.").replace("head.", "fc."): value for key, value in network.state_dict().items()}
+    theirs.load_state_dict(state, assign=True)
+    x = images(2, 3, size, size).float()
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), theirs.eval()(x * 2 - 1))
 
 
 def test_wrn_28_10_is_28_layers_deep_and_10_times_as_wide() -> None:

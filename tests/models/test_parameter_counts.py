@@ -11,6 +11,58 @@ def pre_activation_block(channels_in: int, channels_out: int, *, projection: boo
     return norms + kernels + projection * channels_in * channels_out
 
 
+def reversible_unit(channels_in: int, channels_out: int, *, activated: bool = False) -> int:
+    """Count f and g on half the channels; an activated input needs no first batch norm."""
+    before, after = channels_in // 2, channels_out // 2
+    f = pre_activation_block(before, after, projection=False) - activated * 2 * before
+    return f + pre_activation_block(after, after, projection=False)
+
+
+def pre_activation_bottleneck(channels_in: int, inner: int, *, projection: bool) -> int:
+    norms = 2 * channels_in + 2 * inner + 2 * inner
+    kernels = channels_in * inner + 3 * 3 * inner * inner + inner * 4 * inner + 4 * inner
+    return norms + kernels + projection * (channels_in * 4 * inner + 4 * inner)
+
+
+def bottleneck_stage(channels_in: int, inner: int, units: int) -> int:
+    """Count ResNet-101's form: batch norm after every convolution, the projection's too, and no bias."""
+    first = normed(channels_in, inner) + normed(inner, inner, 9) + normed(inner, 4 * inner)
+    later = normed(4 * inner, inner) + normed(inner, inner, 9) + normed(inner, 4 * inner)
+    return first + normed(channels_in, 4 * inner) + (units - 1) * later
+
+
+def normed(channels_in: int, channels_out: int, kernel: int = 1) -> int:
+    """Count a convolution of `kernel` pixels without bias, and its batch norm."""
+    return channels_in * channels_out * kernel + 2 * channels_out
+
+
+def inception_a(channels: int, pooled: int) -> int:
+    fives = normed(channels, 48) + normed(48, 64, 25)
+    threes = normed(channels, 64) + normed(64, 96, 9) + normed(96, 96, 9)
+    return normed(channels, 64) + fives + threes + normed(channels, pooled)
+
+
+def inception_b(channels: int) -> int:
+    return normed(channels, 384, 9) + normed(channels, 64) + normed(64, 96, 9) + normed(96, 96, 9)
+
+
+def inception_c(channels: int, inner: int) -> int:
+    short = normed(channels, inner) + normed(inner, inner, 7) + normed(inner, 192, 7)
+    long = normed(channels, inner) + 3 * normed(inner, inner, 7) + normed(inner, 192, 7)
+    return normed(channels, 192) + short + long + normed(channels, 192)
+
+
+def inception_d(channels: int) -> int:
+    threes = normed(channels, 192) + normed(192, 320, 9)
+    return threes + normed(channels, 192) + 2 * normed(192, 192, 7) + normed(192, 192, 9)
+
+
+def inception_e(channels: int) -> int:
+    threes = normed(channels, 384) + 2 * normed(384, 384, 3)
+    double = normed(channels, 448) + normed(448, 384, 9) + 2 * normed(384, 384, 3)
+    return normed(channels, 320) + threes + double + normed(channels, 192)
+
+
 COUNTS = {
     "lenet": [
         (1 * 3 * 3 * 32 + 32),  # 320
@@ -51,6 +103,50 @@ COUNTS = {
         2 * 640,  # last batch norm
         640 * 10 + 10,
     ],
+    "revnet-9": [
+        3 * 3 * 3 * 32 + 2 * 32,  # stem with batch norm, no bias
+        reversible_unit(32, 64, activated=True),
+        reversible_unit(64, 112),
+        2 * 112,  # last batch norm
+        112 * 10 + 10,
+    ],
+    "revnet-38": [
+        3 * 3 * 3 * 32 + 2 * 32,
+        reversible_unit(32, 32, activated=True) + 2 * reversible_unit(32, 32),
+        reversible_unit(32, 64) + 2 * reversible_unit(64, 64),
+        reversible_unit(64, 112) + 2 * reversible_unit(112, 112),
+        2 * 112,
+        112 * 10 + 10,
+    ],
+    "resnet50-v2": [
+        7 * 7 * 3 * 64 + 64,  # stem with bias
+        pre_activation_bottleneck(64, 64, projection=True) + 2 * pre_activation_bottleneck(256, 64, projection=False),
+        pre_activation_bottleneck(256, 128, projection=True)
+        + 3 * pre_activation_bottleneck(512, 128, projection=False),
+        pre_activation_bottleneck(512, 256, projection=True)
+        + 5 * pre_activation_bottleneck(1024, 256, projection=False),
+        pre_activation_bottleneck(1024, 512, projection=True)
+        + 2 * pre_activation_bottleneck(2048, 512, projection=False),
+        2 * 2048,
+        2048 * 10 + 10,
+    ],
+    "resnet101": [
+        normed(3, 64, 49),
+        bottleneck_stage(64, 64, 3),
+        bottleneck_stage(256, 128, 4),
+        bottleneck_stage(512, 256, 23),
+        bottleneck_stage(1024, 512, 3),
+        2048 * 10 + 10,
+    ],
+    "inception-v3": [
+        normed(3, 32, 9) + normed(32, 32, 9) + normed(32, 64, 9) + normed(64, 80) + normed(80, 192, 9),
+        inception_a(192, 32) + inception_a(256, 64) + inception_a(288, 64),
+        inception_b(288),
+        inception_c(768, 128) + 2 * inception_c(768, 160) + inception_c(768, 192),
+        inception_d(768),
+        inception_e(1280) + inception_e(2048),
+        2048 * 10 + 10,
+    ],
 }
 
 TOTALS = {
@@ -60,6 +156,11 @@ TOTALS = {
     "digits-cnn": 151_306,
     "resnet20-v2": 4_330_570,
     "wrn-28-10": 36_220_634,
+    "revnet-9": 135_930,
+    "revnet-38": 464_890,  # .46 million in the paper's table
+    "resnet50-v2": 23_539_850,
+    "resnet101": 42_520_650,
+    "inception-v3": 21_806_058,
 }
 
 

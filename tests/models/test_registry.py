@@ -10,7 +10,17 @@ from unmask.errors import ModelError
 from unmask.models import ARCHITECTURES, build
 from unmask.models.initialization import he_normal, initialized
 
-HE = ["lenet", "lenet-half", "digits-cnn", "resnet20-v2"]
+HE = ["lenet", "lenet-half", "digits-cnn", "resnet20-v2", "resnet50-v2", "inception-v3"]
+# TensorFlow's constants: epsilon, the share of the statistics that a step replaces, and how many layers have them.
+BATCH_NORM = {
+    "resnet20-v2": (1e-3, 0.001, 18),
+    "wrn-28-10": (1e-3, 0.1, 25),
+    "revnet-9": (1e-3, 0.01, 2 + 2 * 4 - 1),
+    "revnet-38": (1e-3, 0.01, 2 + 9 * 4 - 1),
+    "resnet50-v2": (1e-5, 0.003, 16 * 3 + 1),
+}
+# Height and width, small where the network leaves them free.
+SIZES = {"revnet-9": 16, "revnet-38": 16, "resnet50-v2": 32, "resnet101": 32, "inception-v3": 75}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -24,6 +34,17 @@ def test_maps_images_to_finite_logits(name: str) -> None:
     assert logits.shape == (2, 7)
     assert logits.isfinite().all()
     assert logits.std() > 0
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_train_mode_returns_logits_whose_gradient_reaches_everything(name: str) -> None:
+    network, generator = build(name, classes=3).train(), torch.Generator().manual_seed(1)
+    images = torch.rand(2, 3, SIZES[name], SIZES[name], generator=generator)
+    logits = network(images.requires_grad_())
+    assert isinstance(logits, torch.Tensor) and logits.shape == (2, 3)
+    logits.square().sum().backward()
+    assert images.grad is not None and images.grad.isfinite().all() and images.grad.abs().sum() > 0
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in network.parameters())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -80,22 +101,23 @@ def test_truncated_normal_of_madrys_network() -> None:
     assert dense.std().item() == pytest.approx(0.08796, rel=0.01)
 
 
-def test_initialisation_of_the_wide_network() -> None:
-    state = build("wrn-28-10").state_dict()
-    stem, head = state["stem.weight"], state["head.weight"]
-    assert stem.std().item() == pytest.approx((2 / (3 * 3 * 16)) ** 0.5, rel=0.1), "fan_out, not fan_in"
-    assert head.abs().max() <= (3 / 640) ** 0.5
-    assert head.std().item() == pytest.approx((1 / 640) ** 0.5, rel=0.05)
+@pytest.mark.parametrize(("name", "stem", "features"), [("wrn-28-10", 16, 640), ("revnet-9", 32, 112)])
+def test_initialisation_by_fan_out(name: str, stem: int, features: int) -> None:
+    state = build(name).state_dict()
+    kernel, head = state["stem.weight"], state["head.weight"]
+    assert kernel.std().item() == pytest.approx((2 / (3 * 3 * stem)) ** 0.5, rel=0.1), "fan_out, not fan_in"
+    assert head.abs().max() <= (3 / features) ** 0.5
+    assert head.std().item() == pytest.approx((1 / features) ** 0.5, rel=0.05)
     assert (state["head.bias"] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["resnet20-v2", "wrn-28-10"])
+@pytest.mark.parametrize("name", BATCH_NORM)
 def test_batch_norm_starts_as_the_identity_with_tensorflows_constants(name: str) -> None:
     layers = [layer for layer in build(name).modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert len(layers) == {"resnet20-v2": 18, "wrn-28-10": 25}[name]
+    eps, momentum, count = BATCH_NORM[name]
+    assert len(layers) == count
     for layer in layers:
-        assert layer.eps == 1e-3
-        assert layer.momentum == {"resnet20-v2": 0.001, "wrn-28-10": 0.1}[name]
+        assert (layer.eps, layer.momentum) == (eps, momentum)
         assert (layer.weight == 1).all() and (layer.bias == 0).all()
         assert (layer.running_mean == 0).all() and (layer.running_var == 1).all()
 
@@ -125,6 +147,9 @@ def test_a_number_of_classes_that_makes_no_classifier_is_refused(classes: object
         ("digits-cnn", (2, 64), r"\(B, 1, 8, 8\)"),
         ("resnet20-v2", (2, 1, 32, 32), r"\(B, 3, H, W\)"),
         ("wrn-28-10", (3, 32, 32), r"\(B, 3, H, W\)"),
+        ("revnet-9", (2, 1, 32, 32), r"\(B, 3, H, W\)"),
+        ("resnet50-v2", (2, 1, 64, 64), r"\(B, 3, H, W\)"),
+        ("inception-v3", (2, 3, 75, 74), r"\(B, 3, H, W\) with H and W of at least 75"),
     ],
 )
 def test_images_of_another_shape_are_refused(name: str, shape: tuple[int, ...], expected: str) -> None:

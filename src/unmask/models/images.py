@@ -5,14 +5,19 @@ from torch import Tensor
 from unmask.errors import ModelError
 
 
-def check_image_shape(x: Tensor, channels: int, size: int | None = None) -> None:
-    """Check that `x` is a batch of images `(B, channels, size, size)`; `size=None` leaves height and width free.
+def check_image_shape(x: Tensor, channels: int, size: int | None = None, *, smallest: int = 1) -> None:
+    """Check that `x` is a batch of images `(B, channels, size, size)`.
+
+    `size=None` leaves height and width free, from `smallest` pixels on.
 
     Raises ModelError with the shape that came and the one expected.
     """
-    if x.ndim == 4 and x.shape[1] == channels and (size is None or tuple(x.shape[2:]) == (size, size)):
+    fits = x.ndim == 4 and x.shape[1] == channels
+    if fits and (min(x.shape[2:]) >= smallest if size is None else tuple(x.shape[2:]) == (size, size)):
         return
     expected = f"(B, {channels}, H, W)" if size is None else f"(B, {channels}, {size}, {size})"
+    if size is None and smallest > 1:
+        expected += f" with H and W of at least {smallest}"
     raise ModelError(
         f"The images have shape {tuple(x.shape)}; this model takes {expected}. "
         "Give images of that shape, or a model made for these images."

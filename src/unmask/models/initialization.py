@@ -45,7 +45,7 @@ def truncated_normal(layer: Layer, generator: torch.Generator) -> None:
 def wide_normal(layer: Layer, generator: torch.Generator) -> None:
     """Draw kernels by He's rule on fan_out and linear weights uniformly with variance 1 / fan_in; biases are zero.
 
-    The rule of the wide residual network of Madry et al. 2018 (CIFAR-10).
+    The rule of the wide residual network of Madry et al. 2018 (CIFAR-10) and of Gomez et al. 2017.
     """
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", generator=generator)

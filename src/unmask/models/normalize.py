@@ -56,6 +56,11 @@ class PerImageStandardize(nn.Module):
         return (x - mean) / variance.clamp_min(floor).sqrt()
 
 
+def centered(x: Tensor) -> Tensor:
+    """Map images `(B, C, H, W)` in [0, 1] to [-1, 1], the range that the networks of TF-slim take."""
+    return 2 * x - 1
+
+
 def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
     if len(mean) == 0 or len(mean) != len(std):
         raise ModelError(f"Normalize got {len(mean)} means and {len(std)} standard deviations; give one per channel.")

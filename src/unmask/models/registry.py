@@ -8,8 +8,11 @@ from torch import nn
 
 from unmask.errors import ModelError, unknown
 from unmask.models.digits import digits_cnn
+from unmask.models.imagenet import inception_v3, resnet101
 from unmask.models.lenet import lenet, lenet_half, lenet_madry
 from unmask.models.resnet import resnet20_v2
+from unmask.models.resnet50_v2 import resnet50_v2
+from unmask.models.revnet import revnet_9, revnet_38
 from unmask.models.wide_resnet import wrn_28_10
 
 MOST_CLASSES = 100_000
@@ -31,6 +34,15 @@ _ALL = (
     Architecture("lenet-madry", lenet_madry, (1, 28, 28), "5x5 LeNet for MNIST (Madry et al. 2018)"),
     Architecture("resnet20-v2", resnet20_v2, (3, 32, 32), "pre-activation ResNet-20, width 64 (Mosbach et al. 2018)"),
     Architecture("wrn-28-10", wrn_28_10, (3, 32, 32), "wide ResNet with Madry's blocks (Shafahi et al. 2018)"),
+    Architecture(
+        "revnet-9", revnet_9, (3, 32, 32), "reversible ResNet of 9 convolutions, for SVHN (Kannan et al. 2018)"
+    ),
+    Architecture("revnet-38", revnet_38, (3, 32, 32), "reversible ResNet for CIFAR (Gomez et al. 2017)"),
+    Architecture("resnet50-v2", resnet50_v2, (3, 64, 64), "pre-activation ResNet-50 of TF-slim, for Tiny ImageNet"),
+    Architecture("resnet101", resnet101, (3, 224, 224), "torchvision's ResNet-101, for ImageNet (Kannan et al. 2018)"),
+    Architecture(
+        "inception-v3", inception_v3, (3, 299, 299), "torchvision's Inception v3, for ImageNet (Kannan et al. 2018)"
+    ),
     Architecture("digits-cnn", digits_cnn, (1, 8, 8), "small network for the 8x8 digits of scikit-learn"),
 )
 

@@ -8,6 +8,7 @@ from unmask.models.convolution import SameConv2d
 from unmask.models.images import check_image_shape
 from unmask.models.initialization import initialized, wide_normal
 from unmask.models.normalize import PerImageStandardize
+from unmask.models.shortcuts import PooledShortcut
 
 LEAK = 0.1
 
@@ -15,30 +16,24 @@ LEAK = 0.1
 class LeakyBlock(nn.Module):
     """Two times batch norm, leaky ReLU, 3x3 convolution, added to a shortcut without parameters.
 
-    The shortcut averages over `stride` x `stride` pixels and pads the missing channels with zeros, half of them on each
-    side. `share_activation` starts it after the first leaky ReLU, not at the raw input.
+    `share_activation` starts the shortcut after the first leaky ReLU, not at the raw input.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int, share_activation: bool) -> None:
         super().__init__()
-        self.stride = stride
         self.share_activation = share_activation
-        self.padding = (channels_out - channels_in) // 2
         self.norm1 = _batch_norm(channels_in)
         self.conv1 = SameConv2d(channels_in, channels_out, 3, stride=stride, bias=False)
         self.norm2 = _batch_norm(channels_out)
         self.conv2 = SameConv2d(channels_out, channels_out, 3, bias=False)
+        self.shortcut = PooledShortcut(channels_in, channels_out, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features `(B, C, H, W)` to `(B, C', H/stride, W/stride)`."""
         active = F.leaky_relu(self.norm1(x), LEAK)
         residual: Tensor = self.conv2(F.leaky_relu(self.norm2(self.conv1(active)), LEAK))
-        return residual + self._shortcut(active if self.share_activation else x)
-
-    def _shortcut(self, x: Tensor) -> Tensor:
-        if self.stride > 1:
-            x = F.avg_pool2d(x, self.stride)
-        return F.pad(x, (0, 0, 0, 0, self.padding, self.padding)) if self.padding else x
+        shortcut: Tensor = self.shortcut(active if self.share_activation else x)
+        return residual + shortcut
 
 
 class WideResNet(nn.Module):
