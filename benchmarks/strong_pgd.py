@@ -25,7 +25,7 @@ from unmask.environment import code_version, hardware, packages
 from unmask.streams import Streams
 
 STEPS, RESTARTS, STEP_SIZES = 200, 100, (0.01, 0.05)
-MODELS = ("mnist-clp", "mnist-lsq")
+MODELS, IMAGES = ("mnist-clp", "mnist-lsq"), 200
 
 
 def strong(model: nn.Module, x: Tensor, y: Tensor, threat: unmask.ThreatModel, step_size: float) -> dict:
@@ -86,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = {}
     for name in MODELS:
-        case = CASES[name]
+        case = CASES[name]._replace(n=IMAGES)
         model, x, y = subject(name, case, Path(), options.data_dir)
         threat = unmask.Linf(case.eps)
         rows[name] = {

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import unmask
-from unmask.attacks import pgd
+from unmask.attacks import fab, half_precision, pgd, square
 from unmask.attacks.ascent import SLICE
-from unmask.attacks.fast_passes import FastPasses, fast_passes
+from unmask.attacks.fast_passes import FastPasses, fast_passes, full_precision
 from unmask.streams import Streams
 
 X = torch.rand(SLICE + 5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -86,3 +86,61 @@ def test_what_is_no_convolutional_module_is_left_alone():
     fast = fast_passes(network(), X)
     for model in (function, linear, traced, fast):
         assert fast_passes(model, X) is model
+
+
+Y = torch.zeros(len(X), dtype=torch.int64)
+THREAT = unmask.Linf(0.05)
+
+
+class Watched(nn.Module):
+    """Notes the type of its activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.types: list[torch.dtype] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(x)
+        self.types.append(logits.dtype)
+        return logits
+
+
+def test_gradients_are_taken_in_bf16_and_breaks_are_judged_in_fp32():
+    model = Watched().eval()
+    x = X.clone().requires_grad_()
+    half = half_precision(model)
+    logits = half(x)
+    assert model.types.pop() == torch.bfloat16 and logits.dtype == torch.float32
+    slope = torch.autograd.grad(logits.sum(), x)[0]
+    assert slope.dtype == torch.float32 and bool(slope.any())
+    half(X)
+    assert model.types.pop() == torch.float32
+    assert full_precision(half)(x).dtype == torch.float32 and model.types.pop() == torch.float32
+
+
+def test_every_break_of_an_attack_in_bf16_is_one_in_fp32_and_it_costs_the_passes_that_say_so():
+    """Logits so close that bf16 rounds them to one number: its word alone would be worth nothing."""
+    model = network()
+    with torch.no_grad():
+        model[-1].weight.mul_(1e-2)
+        model[-1].bias.add_(torch.tensor([8.0, 8.0, 8.0, 8.0]))
+    exact = pgd(model, X, Y, threat=THREAT, steps=10, generator=Streams.derive(0, range(len(X))))
+    found = pgd(half_precision(model), X, Y, threat=THREAT, steps=10, generator=Streams.derive(0, range(len(X))))
+    with torch.no_grad():
+        assert torch.equal(found.broken, model(found.x_adv).argmax(1) != Y)
+    assert (found.forwards >= 1).all() and found.broken.sum() > 0.5 * exact.broken.sum() > 0
+
+
+def test_attacks_outside_of_the_engine_go_on_in_full_precision():
+    model = Watched().eval()
+    fab(half_precision(model), X[:4], Y[:4], threat=THREAT, steps=3)
+    square(half_precision(model), X[:4], Y[:4], threat=THREAT, queries=3)
+    assert model.types and set(model.types) == {torch.float32}
+
+
+def test_a_function_has_no_other_precision():
+    def function(x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :4]
+
+    assert half_precision(function) is function and full_precision(function) is function

@@ -2,7 +2,7 @@
 
 # This is the order of the registry, and so of `unmask list recipes`.
 # isort: off
-from unmask.recipes import digits, mnist
+from unmask.recipes import digits, mnist, defences
 from unmask.recipes import mosbach2018, shafahi2018, kannan2018
 
 # isort: on
@@ -14,6 +14,7 @@ __all__ = [
     "Claim",
     "Recipe",
     "Trained",
+    "defences",
     "digits",
     "find_recipe",
     "kannan2018",
