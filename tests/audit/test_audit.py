@@ -49,8 +49,8 @@ def test_the_result_holds_what_the_public_face_promises(linear):
     assert threat.contains(result.x_adv, x).all()
     assert torch.equal(predictions(model(result.x_adv)) == y, result.survived)
     assert isinstance(result.forwards, int) and isinstance(result.backwards, int)
-    # The model's first look (shape and range of its answers) and its fingerprint are not part of the attack's cost.
-    assert 0 < calls["forwards"] - result.forwards <= len(x) + 16
+    # The first look at a model, its fingerprint and what its gradients reach are not part of the attack's cost.
+    assert 0 < calls["forwards"] - result.forwards <= len(x) + 32
     assert result.verdict.label in ("robust", "masked", "not robust", "inconclusive") and result.verdict.reasons
     assert {finding.check for finding in result.findings} >= {"claim_gap", "determinism", "gradients", "eps_curve"}
     assert result.headline and result.headline.startswith("Claimed")
@@ -77,11 +77,12 @@ def test_the_same_audit_twice_gives_the_same_events(network, digits):
 def test_another_batch_size_changes_no_draw_and_at_most_one_status_in_200(network):
     data = unmask.load_data("digits", "test")
     x, y = data.pixels(), data.labels
-    seen: dict[int, list[float]] = {}
+    seen: dict[int, dict[int, list[float]]] = {17: {}, 256: {}}
 
     def noting(name: int) -> PlannedAttack:
         def run(task: Task) -> AttackResult:
-            seen.setdefault(name, []).extend(task.streams.child("peek").uniform((2,)).flatten().tolist())
+            draws = task.streams.child("peek").uniform((2,)).tolist()
+            seen[name] |= dict(zip(task.streams.seeds, draws, strict=True))
             return unmask.attacks.cosine_pgd(
                 task.model, task.x, task.y, threat=task.threat, steps=10, generator=task.streams
             )
@@ -92,7 +93,7 @@ def test_another_batch_size_changes_no_draw_and_at_most_one_status_in_200(networ
         quick(network, x, y, unmask.Linf(0.15), budget=[noting(size)], claim=None, batch_size=size)
         for size in (17, 256)
     ]
-    assert seen[17] == seen[256]
+    assert seen[17] == seen[256] != {}
     differing = (results[0].survived != results[1].survived).sum().item()
     assert differing <= 0.005 * len(x)
 
@@ -179,7 +180,7 @@ def test_a_fixed_plan_tells_how_many_rounds_it_has(linear):
     model, x, y, _ = linear
     told: list[AuditProgress] = []
     quick(model, x, y, unmask.Linf(0.01), budget=[PlannedAttack("ascent", _ascent, restarts=2)], watch=told.append)
-    assert [(now.round, now.rounds) for now in told] == [(number, 4) for number in range(4)]
+    assert list(dict.fromkeys((now.round, now.rounds) for now in told)) == [(number, 4) for number in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -41,23 +41,27 @@ def play(
     count: int,
     answer: Answer,
     *,
-    check: Callable[[History, Turn], None] = lambda history, turn: None,
+    check: Callable[[History, tuple[Turn, ...]], None] = lambda history, turns: None,
     most_rounds: int = 5000,
 ) -> tuple[list[Turn], History, list[list[ExampleEvent]]]:
     """Follow a schedule to its end: its turns, what they showed, and the events of each."""
     history, turns, told = History(count, schedule.plan), [], []
     costs = {planned.name: planned.cost for planned in schedule.plan}
-    while (turn := schedule.next_turn(history)) is not None:
-        check(history, turn)
-        turns.append(turn)
+    while decided := schedule.next_turns(history):
+        rows = np.concatenate([turn.rows for turn in decided])
+        assert len(np.unique(rows)) == len(rows)
+        assert [turn.round for turn in decided] == list(range(len(turns), len(turns) + len(decided)))
+        check(history, decided)
+        turns += decided
         assert len(turns) <= most_rounds
-        events = []
-        for row in turn.rows.tolist():
-            status, margin = answer(turn.attack, turn.restart, row, float(history.margin[row]))
-            spent = 1 if turn.attack == "clean" else costs[turn.attack](turn.restart)
-            events.append(event(turn, row, status, margin, spent))
-        history.add(turn.rows, events)
-        told.append(events)
+        for turn in decided:
+            events = []
+            for row in turn.rows.tolist():
+                status, margin = answer(turn.attack, turn.restart, row, float(history.margin[row]))
+                spent = 1 if turn.attack == "clean" else costs[turn.attack](turn.restart)
+                events.append(event(turn, row, status, margin, spent))
+            history.add(turn.rows, events)
+            told.append(events)
     return turns, history, told
 
 
@@ -235,15 +239,17 @@ def test_limits_hold_and_decisions_follow_from_the_record_alone(world, order):
     prices = {planned.name: planned.cost(0) for planned in schedule.plan}
     claims = {planned.name for planned in schedule.plan if planned.role == "claim"}
 
-    def check(history: History, turn: Turn) -> None:
-        assert history.standing[turn.rows].all() and (np.diff(turn.rows) > 0).all()
-        if turn.attack == "clean":
-            return
-        assert (tries(history, turn.attack)[turn.rows] == turn.restart).all()
-        if turn.attack in claims:
-            return
-        assert len(turn.rows)
-        planned = len(turn.rows) * (prices[turn.attack] + CHECK)
+    def check(history: History, decided: tuple[Turn, ...]) -> None:
+        planned = 0.0
+        for turn in decided:
+            assert history.standing[turn.rows].all() and (np.diff(turn.rows) > 0).all()
+            if turn.attack == "clean":
+                return
+            assert (tries(history, turn.attack)[turn.rows] == turn.restart).all()
+            if turn.attack in claims:
+                return
+            assert len(turn.rows)
+            planned += len(turn.rows) * (prices[turn.attack] + CHECK)
         standing = history.standing
         assert history.searched[standing].sum() + planned <= schedule.per_survivor * standing.sum()
 
@@ -252,12 +258,13 @@ def test_limits_hold_and_decisions_follow_from_the_record_alone(world, order):
     assert (history.cost <= schedule.per_image).all()
     # A resumed audit hears of the rounds as recorded, without having decided on them, and in an order of its own.
     again, random = History(count, schedule.plan), np.random.default_rng(order)
-    for turn, events in zip(turns, told, strict=True):
-        decided = schedule.next_turn(again)
-        assert decided is not None and same([decided], [turn])
-        shuffled = random.permutation(len(events))
-        again.add(turn.rows[shuffled], [events[at] for at in shuffled])
-    assert schedule.next_turn(again) is None
+    while decided := schedule.next_turns(again):
+        assert same(decided, turns[again.rounds : again.rounds + len(decided)])
+        for turn in decided:
+            events = told[turn.round]
+            shuffled = random.permutation(len(events))
+            again.add(turn.rows[shuffled], [events[at] for at in shuffled])
+    assert again.rounds == len(turns)
 
 
 @pytest.mark.parametrize("count", [1, 3])

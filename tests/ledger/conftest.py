@@ -71,8 +71,9 @@ class Scenario:
         }
         return Spec(**(values | changes))
 
-    def open(self, run_dir: Any, **changes: Any) -> Ledger:
-        return Ledger.open(run_dir, self.spec(**changes), ids=self.ids, labels=self.labels, images=self.images)
+    def open(self, run_dir: Any, writer: int = 0, **changes: Any) -> Ledger:
+        spec = self.spec(**changes)
+        return Ledger.open(run_dir, spec, ids=self.ids, labels=self.labels, images=self.images, writer=writer)
 
     def event(self, round: int, attack: str, restart: int, example: int) -> ExampleEvent:
         fell, step = self.breaks.get(example, (None, None))

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 import unmask.ledger
 from unmask.errors import LedgerError, OutputError
 from unmask.ledger import ExampleEvent, FindingEntry, Ledger, PlanEntry, Run, ThreatEntry, load_run
-from unmask.ledger.queries import counts, statuses
+from unmask.ledger.queries import counts, statuses, survivors_after
 
 SOURCE = Path(unmask.ledger.__file__).parents[2]
 FINDING = FindingEntry(check="gradients", status="warn", summary="flat", evidence={"share": 0.5}, next_step="try more")
@@ -560,3 +560,89 @@ def test_evidence_is_recorded_as_plain_json():
 def test_a_plan_that_contradicts_itself_is_no_spec(scenario, plan, match):
     with pytest.raises(ValueError, match=match):
         scenario.spec(plan=plan)
+
+
+# ---------------------------------------------------------------------------------------- processes that write together
+
+
+def two_writers(run_dir, scenario, last_round):
+    """Play a run by two writers that take every other example; returns both ledgers, open."""
+    pair = [scenario.open(run_dir), scenario.open(run_dir, writer=1)]
+    for number in range(last_round + 1):
+        entry = pair[0].spec.rounds()[number]
+        turn = {"round": number, "attack": entry.attack, "restart": entry.restart}
+        standing = [int(i) for i in survivors_after(pair[0].run(), number - 1)]
+        for mine, ledger, other in ((standing[::2], *pair), (standing[1::2], *pair[::-1])):
+            scenario.commit(ledger, number, mine)
+            rows = [scenario.event(number, entry.attack, entry.restart, example) for example in mine]
+            kept = [row.id for row in rows if number > 0 and (row.status == "broken" or row.id % 2 == 0)]
+            x_adv = np.array([scenario.image(number, example) for example in kept], dtype=np.float32)
+            other.adopt(rows, x_adv, kept, **turn, seconds=1.0)
+    return pair
+
+
+def test_what_two_wrote_together_equals_what_one_writes(tmp_path, scenario, result):
+    with scenario.play(scenario.open(tmp_path / "alone")) as ledger:
+        events, best = ledger.events(), ledger.best()
+        ledger.seal(result)
+    leader, other = two_writers(tmp_path / "run", scenario, 3)
+    for ledger in (leader, other):
+        assert ledger.events() == events
+        for ours, theirs in zip(ledger.best(), best, strict=True):
+            assert_array_equal(ours, theirs)
+    assert load_run(tmp_path / "run").adversarial()[0].tolist() == best[0].tolist()
+    other.seal(result)
+    assert not (tmp_path / "run" / "result.json").exists()
+    leader.seal(result)
+    for ledger in (leader, other):
+        ledger.close()
+    together, alone = load_run(tmp_path / "run"), load_run(tmp_path / "alone")
+    same_run(together, alone)
+    for name in ("events.jsonl", "events-1.jsonl"):
+        assert (tmp_path / "run" / name).stat().st_size
+
+
+def test_one_writer_goes_on_from_what_two_left_and_cuts_only_its_own_journal(tmp_path, scenario):
+    run_dir = tmp_path / "run"
+    for ledger in two_writers(run_dir, scenario, 2):
+        ledger.close()
+    torn = run_dir / "events-1.jsonl"
+    torn.write_bytes(torn.read_bytes()[:-5])
+    with scenario.open(run_dir) as ledger, scenario.play(scenario.open(None)) as memory:
+        assert ledger.resumed and 0 < len(ledger.recorded(2)) < 7
+        assert scenario.play(ledger).events() == memory.events()
+        assert_array_equal(ledger.best()[1], memory.best()[1])
+    assert not torn.read_bytes().endswith(b"\n")
+    with (
+        scenario.open(run_dir),
+        scenario.open(run_dir, writer=1) as other,
+        scenario.play(scenario.open(None)) as memory,
+    ):
+        assert other.events() == memory.events()
+        assert torn.read_bytes().endswith(b"\n")
+
+
+def test_no_stranger_gets_in_while_one_of_two_writers_lives(tmp_path, scenario):
+    leader, other = two_writers(tmp_path / "run", scenario, 1)
+    leader.close()
+    with pytest.raises(LedgerError, match="being written by another process"):
+        scenario.open(tmp_path / "run")
+    other.close()
+    scenario.open(tmp_path / "run").close()
+
+
+def test_a_second_writer_that_does_not_see_the_run_says_so(tmp_path, scenario):
+    with pytest.raises(LedgerError, match=r"Process 1 finds no run in .* on a disk that all processes share"):
+        scenario.open(tmp_path / "run", writer=1)
+    with scenario.open(tmp_path / "run"), pytest.raises(LedgerError, match="seed is recorded as 0 and given as 1"):
+        scenario.open(tmp_path / "run", writer=1, seed=1)
+
+
+def test_a_fault_is_named_by_the_journal_that_holds_it(tmp_path, scenario):
+    for ledger in two_writers(tmp_path / "run", scenario, 1):
+        ledger.close()
+    journal = tmp_path / "run" / "events-1.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines, *lines]) + "\n")
+    with pytest.raises(LedgerError, match=rf"{journal}, line \d+: the example has two events in one round"):
+        load_run(tmp_path / "run")

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from unmask.attacks.straight_through import Reach, reach
 from unmask.audit.budgets import Access, Plan, make_plan
 from unmask.audit.judge import failed, judge, predict
 from unmask.audit.plan import CLAIM, PlannedAttack, Task
-from unmask.audit.schedule import Fixed, History, Turn
+from unmask.audit.schedule import CLEAN, Fixed, History, Rows, Turn
+from unmask.audit.sharing import OVERHEAD, cut, dealt
 from unmask.audit.spec import Subject, make_spec
 from unmask.audit.verdict import Verdict, decide
 from unmask.contract import Model, check_images, check_labels, check_not_probabilities, eval_mode, logits_of
@@ -32,8 +34,10 @@ from unmask.diagnostics import (
     restart_losses,
     train_mode,
 )
+from unmask.distributed import Workers
 from unmask.errors import AuditError, DataError, UnmaskError
-from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Run, queries
+from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Run, Spec, queries
+from unmask.ledger.store import differences
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
@@ -108,6 +112,7 @@ def audit(
     subject: Subject | None = None,
     diagnostics: bool = True,
     watch: Callable[[AuditProgress], None] | None = None,
+    workers: Workers | None = None,
 ) -> AuditResult:
     """Say how robust `model` really is on images x (B, C, H, W) float in [0, 1] with labels y (B,) int64.
 
@@ -120,8 +125,13 @@ def audit(
     random draws depend on (seed, id, attack, restart) alone. A module is audited in eval mode and given back as it
     was.
 
+    Where `torchrun` started several processes they share the images of every round: each calls `audit` with the same
+    arguments and a `run_dir` that all see, or none, and each returns the same result; `watch` is told on the first.
+    `workers` says otherwise which share the work: `Workers()` audits alone.
+
     Raises DataError for unusable images or labels, ModelError for outputs that are not finite logits, AuditError for
-    an unknown budget or claim, LedgerError if `run_dir` belongs to another run, OutputError if it cannot be written.
+    an unknown budget or claim, LedgerError if `run_dir` belongs to another run, OutputError if it cannot be written,
+    WorkersError if another process failed or was lost.
     """
     check_images(x, threat.low, threat.high)
     check_labels(y, len(x))
@@ -134,16 +144,14 @@ def audit(
         raise DataError(
             f"Example ids came as shape {tuple(ids.shape)}; expected {len(y)} different numbers, one per image."
         )
+    workers = Workers.here() if workers is None else workers
     with eval_mode(model) as was_training:
         classes = _first_look(model, x, y, batch_size)
         gradients_reach = reach(model, x[:LOOKED_AT], y[:LOOKED_AT]) if access == "gradients" else Reach()
         plan = make_plan(budget, threat, classes, claim, seed, access, gradients_reach)
         spec = make_spec(model, x, y, ids, threat, plan, seed, batch_size, classes, subject or Subject())
-        pixels = x.cpu().numpy()
-        with Ledger.open(
-            None if run_dir is None else Path(run_dir), spec, ids=ids.numpy(), labels=y.cpu().numpy(), images=pixels
-        ) as ledger:
-            survey = _Survey(model, x, y, ids, threat, plan, seed, batch_size, ledger, watch)
+        with _opened(workers, None if run_dir is None else Path(run_dir), spec, x, y, ids) as ledger:
+            survey = _Survey(model, x, y, ids, threat, plan, seed, batch_size, ledger, watch, workers)
             survey.run_rounds()
             findings = _findings(survey, classes, was_training, diagnostics, access, gradients_reach.blocked)
             return survey.conclude(findings)
@@ -166,6 +174,43 @@ def _first_look(model: Model, x: Tensor, y: Tensor, batch_size: int) -> int:
     return logits.shape[1]
 
 
+def _opened(workers: Workers, run_dir: Path | None, spec: Spec, x: Tensor, y: Tensor, ids: Tensor) -> Ledger:
+    """Open the run on every process, first on the first; raises on all where it cannot be opened on one."""
+    first = workers.broadcast(spec)
+
+    def compare() -> None:
+        changed = differences(first, spec)
+        if changed:
+            raise AuditError(
+                f"Process {workers.rank} was given another audit than process 0: {'; '.join(changed)}. Give all the "
+                "same model (seeded, or from a file), images and settings."
+            )
+
+    def open_here() -> Ledger:
+        images = x.cpu().numpy()
+        return Ledger.open(run_dir, first, ids=ids.numpy(), labels=y.cpu().numpy(), images=images, writer=workers.rank)
+
+    workers.together(compare)
+    leading = workers.together(lambda: open_here() if workers.leads else None)
+    try:
+        return workers.together(lambda: leading or open_here())
+    except BaseException:
+        if leading is not None:
+            leading.close()
+        raise
+
+
+class _Found(NamedTuple):
+    """What one batch found: its turn, its events, the ids (M,) and images (M, C, H, W) to keep, errors by id."""
+
+    turn: Turn
+    events: list[ExampleEvent]
+    kept: Rows
+    x_adv: npt.NDArray[np.float32]
+    seconds: float
+    errors: dict[int, str]
+
+
 class _Survey:
     """The state of a running audit, all of it rebuilt from the ledger on resume."""
 
@@ -181,42 +226,58 @@ class _Survey:
         batch_size: int,
         ledger: Ledger,
         watch: Callable[[AuditProgress], None] | None,
+        workers: Workers,
     ) -> None:
         self.model, self.x, self.y, self.ids, self.threat = model, x, y, ids, threat
-        self.plan, self.seed, self.batch_size, self.ledger, self.watch = plan, seed, batch_size, ledger, watch
+        self.plan, self.seed, self.batch_size, self.ledger = plan, seed, batch_size, ledger
+        self.watch, self.workers = watch if workers.leads else None, workers
         self.attacked = fast_passes(model, x)
         self.errors: dict[int, str] = {}
         self.place = {example: row for row, example in enumerate(ids.tolist())}
         self.fell_in = torch.full((len(x),), torch.iinfo(torch.int64).max)
         self.best_margin = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         self.best = x.clone()
-        self.evaluations = 0
+        self.evaluations = self.decided = 0
+        self._costs = {CLEAN: lambda restart: 1, **{attack.name: attack.cost for attack in plan.attacks}}
         self.by_round: dict[int, list[ExampleEvent]] = {}
         for event in ledger.events():
             self._note([event])
         if ledger.resumed:
-            kept_ids, kept = ledger.best()
-            rows = torch.tensor([self.place[int(example)] for example in kept_ids], dtype=torch.int64, device=x.device)
-            self.best[rows] = torch.from_numpy(np.ascontiguousarray(kept)).to(x)
+            self._keep(*ledger.best())
 
     def run_rounds(self) -> None:
         """Run what the ledger does not hold yet, round by round; a round depends on those before it alone."""
         history = History(len(self.x), self.plan.attacks)
-        while (turn := self.plan.schedule.next_turn(history)) is not None:
-            self._run_round(turn)
-            events = sorted(self.by_round.pop(turn.round, []), key=lambda event: self.place[event.id])
-            history.add(np.array([self.place[event.id] for event in events], dtype=np.int64), events)
+        while turns := self.plan.schedule.next_turns(history):
+            self._run_rounds(turns)
+            for turn in turns:
+                events = self.by_round.pop(turn.round, [])
+                history.add(np.array([self.place[event.id] for event in events], dtype=np.int64), events)
 
-    def _run_round(self, turn: Turn) -> None:
+    def _run_rounds(self, turns: Sequence[Turn]) -> None:
+        """Run what is missing of rounds decided together, each process its share; then all know what all have found."""
+        self.decided = turns[0].round
+        batches = [(turn, rows) for turn in turns for rows in self._missing(turn)]
+        if not batches:
+            return
+        work = [self._costs[turn.attack](turn.restart) * (OVERHEAD + len(rows)) for turn, rows in batches]
+        mine = dealt(work, self.workers.count)[self.workers.rank]
+        shares = self.workers.everywhere(lambda: [self._run_batch(*batches[number]) for number in mine])
+        for rank, share in enumerate(shares):
+            for found in share if rank != self.workers.rank else ():
+                self._take(found, self.ledger.adopt)
+
+    def _missing(self, turn: Turn) -> list[Tensor]:
+        """Return the batches of a round, without what is recorded."""
         recorded = self.ledger.recorded(turn.round)
-        waiting = [row for row in turn.rows.tolist() if int(self.ids[row]) not in recorded]
-        for begin in range(0, len(waiting), self.batch_size):
-            rows = torch.tensor(waiting[begin : begin + self.batch_size])
-            self._run_batch(turn, rows)
-            if self.watch is not None:
-                self.watch(self._progress(turn, len(turn.rows) - len(waiting) + begin + len(rows)))
+        waiting = [
+            [row for row in rows.tolist() if int(self.ids[row]) not in recorded]
+            for rows in cut(turn.rows, self.batch_size)
+        ]
+        return [torch.tensor(rows) for rows in waiting if rows]
 
-    def _progress(self, turn: Turn, done: int) -> AuditProgress:
+    def _progress(self, turn: Turn) -> AuditProgress:
+        done = len(self.ledger.recorded(turn.round))
         fixed = isinstance(self.plan.schedule, Fixed)
         rounds = len(self.ledger.spec.rounds()) if fixed else None
         standing = int((self.fell_in > turn.round).sum())
@@ -225,46 +286,65 @@ class _Survey:
             turn.attack, turn.restart, turn.round, rounds, done, len(turn.rows), standing, upper_bound, self.evaluations
         )
 
-    def _run_batch(self, turn: Turn, rows: Tensor) -> None:
-        begun = time.monotonic()
+    def _run_batch(self, turn: Turn, rows: Tensor) -> _Found:
+        begun, errors = time.monotonic(), dict[int, str]()
         try:
             events, x_adv = self._attack(turn, rows)
         except Exception as error:
             if turn.round == 0 or (len(rows) > 1 and isinstance(error, torch.OutOfMemoryError)):
                 raise
-            events, x_adv = self._attack_singly(turn, rows, error)
+            events, x_adv = self._attack_singly(turn, rows, error, errors)
         seconds = time.monotonic() - begun
         events = [event._replace(seconds=seconds / len(events)) for event in events]
         kept = self._improved(events)
-        self.ledger.commit(
-            events,
-            x_adv[kept].numpy(),
-            self.ids[rows][kept].numpy(),
+        found = _Found(turn, events, self.ids[rows][kept].numpy(), x_adv[kept].numpy(), seconds, errors)
+        self._take(found, self.ledger.commit)
+        return found
+
+    def _take(self, found: _Found, record: Callable[..., None]) -> None:
+        """Record what a batch found, and know it from now on."""
+        turn = found.turn
+        record(
+            found.events,
+            found.x_adv,
+            found.kept,
             round=turn.round,
             attack=turn.attack,
             restart=turn.restart,
-            seconds=seconds,
+            seconds=found.seconds,
         )
-        self.best[rows[kept].to(self.x.device)] = x_adv[kept].to(self.x)
-        self._note(events)
+        self._keep(found.kept, found.x_adv)
+        self._note(found.events)
+        self.errors |= found.errors
+        if self.watch is not None:
+            self.watch(self._progress(turn))
 
-    def _attack_singly(self, turn: Turn, rows: Tensor, error: Exception) -> tuple[list[ExampleEvent], Tensor]:
+    def _keep(self, ids: Rows, x_adv: npt.NDArray[np.float32]) -> None:
+        """Take the images (M, C, H, W) for the best of the examples `ids`."""
+        rows = torch.tensor([self.place[example] for example in ids.tolist()], dtype=torch.int64, device=self.x.device)
+        self.best[rows] = torch.from_numpy(np.ascontiguousarray(x_adv)).to(self.x)
+
+    def _attack_singly(
+        self, turn: Turn, rows: Tensor, error: Exception, errors: dict[int, str]
+    ) -> tuple[list[ExampleEvent], Tensor]:
         """Repeat a batch that raised, one example at a time, so that only those that raise again count as errors."""
         if len(rows) > 1:
-            parts = [self._attack_or_note(turn, row) for row in rows.split(1)]
+            parts = [self._attack_or_note(turn, row, errors) for row in rows.split(1)]
         else:
-            parts = [self._failed(turn, rows, error)]
+            parts = [self._failed(turn, rows, error, errors)]
         return [event for events, _ in parts for event in events], torch.cat([x_adv for _, x_adv in parts])
 
-    def _attack_or_note(self, turn: Turn, row: Tensor) -> tuple[list[ExampleEvent], Tensor]:
+    def _attack_or_note(self, turn: Turn, row: Tensor, errors: dict[int, str]) -> tuple[list[ExampleEvent], Tensor]:
         try:
             return self._attack(turn, row)
         except Exception as error:
-            return self._failed(turn, row, error)
+            return self._failed(turn, row, error, errors)
 
-    def _failed(self, turn: Turn, row: Tensor, error: Exception) -> tuple[list[ExampleEvent], Tensor]:
+    def _failed(
+        self, turn: Turn, row: Tensor, error: Exception, errors: dict[int, str]
+    ) -> tuple[list[ExampleEvent], Tensor]:
         example = int(self.ids[row])
-        self.errors[example] = f"{turn.attack}, restart {turn.restart}: {type(error).__name__}: {error}"
+        errors[example] = f"{turn.attack}, restart {turn.restart}: {type(error).__name__}: {error}"
         return [failed(example, turn[:3])], self.x[row].cpu()
 
     def _attack(self, turn: Turn, rows: Tensor) -> tuple[list[ExampleEvent], Tensor]:
@@ -275,13 +355,14 @@ class _Survey:
             return predict(self.model, x, y, ids), x.cpu()
         attack = next(planned for planned in self.plan.attacks if planned.name == turn.attack)
         streams = Streams.derive(self.seed, ids, turn.attack, turn.restart, device=x.device)
-        donors = self._donors(turn, rows, attack.donors)
+        donors = self._donors(rows, attack.donors)
         task = Task(self.attacked, x, y, self.threat, streams, turn.restart, self.best[here], donors)
         return judge(self.model, x, y, ids, self.threat, attack.run(task), turn[:3])
 
-    def _donors(self, turn: Turn, rows: Tensor, count: int) -> Tensor:
+    def _donors(self, rows: Tensor, count: int) -> Tensor:
         """Return perturbations (B, D, ...), D at most `count`: those that broke the nearest others of a row's class."""
-        fell = ((self.fell_in > 0) & (self.fell_in < turn.round)).nonzero().flatten().to(self.x.device)
+        # Rounds decided together do not learn from each other, whoever runs first.
+        fell = ((self.fell_in > 0) & (self.fell_in < self.decided)).nonzero().flatten().to(self.x.device)
         here = rows.to(self.x.device)
         if not count or not len(fell):
             return self.x.new_empty((len(rows), 0, *self.x.shape[1:]))
@@ -319,22 +400,19 @@ class _Survey:
         overlooked = queries.wilson_interval(round((claimed - robust) * n), n)
         return [claim_gap(claimed, robust, overlooked, str(run.spec.claim))]
 
-    def as_files(self) -> list[Finding]:
-        """Return the finding on 8-bit images, where pixels lie in [0, 1]."""
-        if (self.threat.low, self.threat.high) != (0.0, 1.0):
-            return []
+    def as_files(self) -> Finding:
+        """Return the finding on 8-bit images."""
         never = torch.iinfo(torch.int64).max
         fell = ((self.fell_in > 0) & (self.fell_in < never)).nonzero().flatten().to(self.x.device)
         standing, n = int((self.fell_in == never).sum()), len(self.x)
         x_adv, x, y = self.best[fell], self.x[fell], self.y[fell]
-        return [eight_bit(self.model, x_adv, x, y, self.threat, standing / n, n, self.batch_size)]
+        return eight_bit(self.model, x_adv, x, y, self.threat, standing / n, n, self.batch_size)
 
     def conclude(self, findings: Sequence[Finding]) -> AuditResult:
         """Record findings, verdict and figures, and return them with the best image of every example."""
         if not self.ledger.sealed:
-            self.ledger.write_findings(
-                [FindingEntry(**{**vars(finding), "evidence": dict(finding.evidence)}) for finding in findings]
-            )
+            entries = [FindingEntry(**{**vars(finding), "evidence": dict(finding.evidence)}) for finding in findings]
+            self.workers.together(lambda: self.ledger.write_findings(entries))
         run = self.ledger.run(complete=True)
         clean, claimed, robust = (
             queries.clean_accuracy(run),
@@ -360,7 +438,7 @@ class _Survey:
                 "seconds": cost.seconds,
             }
         )
-        self.ledger.seal(result)
+        self.workers.together(lambda: self.ledger.seal(result))
         return AuditResult(
             clean_accuracy=clean,
             claimed_accuracy=claimed,
@@ -388,21 +466,30 @@ def _findings(
         *survey.claim(),
         *filter(None, (train_mode(was_training), limited_access(access))),
     ]
-    if not diagnostics:
-        return tuple(findings)
-    findings += survey.as_files()
+    checks = _checks(survey, classes, access, blocked) if diagnostics else []
+    done = survey.workers.everywhere(lambda: [check() for check in survey.workers.share(checks)])
+    return (*findings, *(done[number % len(done)][number // len(done)] for number in range(len(checks))))
+
+
+def _checks(survey: _Survey, classes: int, access: Access, blocked: tuple[str, ...]) -> list[Callable[[], Finding]]:
+    """Return the diagnostics of a model, to be shared out among the processes."""
+    model, threat = survey.model, survey.threat
+    # Pixels of another range have no 8-bit form.
+    checks: list[Callable[[], Finding]] = [survey.as_files] if (threat.low, threat.high) == (0.0, 1.0) else []
     correct = (survey.fell_in > 0).nonzero().flatten().to(survey.x.device)
     if not len(correct):
-        return tuple(findings)
+        return checks
     sample, few = correct[:SAMPLE], correct[:FEW]
     x, y = survey.x[sample], survey.y[sample]
-    findings.append(determinism(survey.model, x))
+    checks.append(lambda: determinism(model, x))
     if access != "gradients":
-        return tuple(findings)
+        return checks
     ids = survey.ids[sample.cpu()].tolist()
     streams = Streams.derive(survey.seed, ids, "diagnostics", device=x.device)
-    findings.append(gradients(survey.model, x, y, survey.threat, streams.child("gradients"), blocked))
-    findings.append(eps_curve(survey.model, x, y, survey.threat, streams.child("eps_curve"), classes))
     starts = streams.child("restart_losses").select(torch.arange(len(few)))
-    findings.append(restart_losses(survey.model, survey.x[few], survey.y[few], survey.threat, starts, ids[: len(few)]))
-    return tuple(findings)
+    return [
+        *checks,
+        lambda: gradients(model, x, y, threat, streams.child("gradients"), blocked),
+        lambda: eps_curve(model, x, y, threat, streams.child("eps_curve"), classes),
+        lambda: restart_losses(model, survey.x[few], survey.y[few], threat, starts, ids[: len(few)]),
+    ]

@@ -63,13 +63,16 @@ class History:
         self._trials: list[Trials] = []
 
     def add(self, rows: Rows, events: Sequence[ExampleEvent]) -> None:
-        """Take in one whole round: the events of the images `rows`.
+        """Take in one whole round: the events of the images `rows`, in any order.
 
         A run has failed on an image where it neither broke it nor came clearly nearer than all runs before.
         """
         self.rounds += 1
         if not events:
             return
+        # Sums of floats, and with them close decisions, would otherwise hang on who was done first.
+        order = np.argsort(rows)
+        rows, events = rows[order], [events[at] for at in order]
         broken = np.array([event.status == "broken" for event in events])
         margins = np.nan_to_num(np.array([event.margin for event in events], dtype=float), nan=-np.inf)
         attack = events[0].attack
@@ -115,13 +118,13 @@ class History:
 
 
 class Schedule(Protocol):
-    """Decides each round; None ends the audit."""
+    """Decides which rounds come next; none ends the audit."""
 
     def describe(self) -> ScheduleEntry:
         """Return what the record says of the schedule."""
 
-    def next_turn(self, history: History) -> Turn | None:
-        """Return the round that follows those of `history`."""
+    def next_turns(self, history: History) -> tuple[Turn, ...]:
+        """Return the rounds that follow those of `history`: of different images, so that they may run side by side."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,12 @@ class Fixed:
         """Return what the record says of the schedule."""
         return ScheduleEntry(kind="fixed")
 
-    def next_turn(self, history: History) -> Turn | None:
+    def next_turns(self, history: History) -> tuple[Turn, ...]:
         """Return the next restart of the plan."""
         turns = [(CLEAN, 0), *((attack.name, restart) for attack in self.plan for restart in range(attack.restarts))]
         if history.rounds >= len(turns):
-            return None
-        return Turn(history.rounds, *turns[history.rounds], np.flatnonzero(history.standing))
+            return ()
+        return (Turn(history.rounds, *turns[history.rounds], np.flatnonzero(history.standing)),)
 
 
 @dataclass(frozen=True)
@@ -177,17 +180,17 @@ class Adaptive:
             },
         )
 
-    def next_turn(self, history: History) -> Turn | None:
-        """Return the round that promises the most breaks per evaluation, as the module's page explains."""
+    def next_turns(self, history: History) -> tuple[Turn, ...]:
+        """Return the rounds that promise the most breaks per evaluation, as the module's page explains."""
         if history.rounds == 0:
-            return Turn(0, CLEAN, 0, np.flatnonzero(history.standing))
+            return (Turn(0, CLEAN, 0, np.flatnonzero(history.standing)),)
         for number, attack in enumerate(self.plan):
             if attack.role == "claim" and not history.tries[:, number].any() and history.rounds == number + 1:
-                return Turn(history.rounds, attack.name, 0, np.flatnonzero(history.standing))
-        chosen = self._opening(history) or self._best(history)
-        return None if chosen is None else self._affordable(history, *chosen)
+                return (Turn(history.rounds, attack.name, 0, np.flatnonzero(history.standing)),)
+        opening = self._opening(history)
+        return self._affordable(history, self._best(history) if opening is None else [opening])
 
-    def _opening(self, history: History) -> tuple[int, Rows, Floats] | None:
+    def _opening(self, history: History) -> Choice | None:
         """Return the next opener's share of the pilot, then the winner for all images that nothing was run on."""
         fresh = np.flatnonzero(history.open & (history.tries[:, self._searches()].sum(1) == 0))
         if not len(fresh):
@@ -198,9 +201,9 @@ class Adaptive:
         if waiting and share:
             order = np.random.default_rng(derive_seed(self.seed, "pilot")).permutation(len(history.standing))
             rows = np.sort(order[np.isin(order, fresh)][:share])
-            return waiting[0], rows, history.margin[rows]
+            return Choice(waiting[0], 0, rows, history.margin[rows])
         winner = min(openers, key=lambda move: self._opening_cost(history, move))
-        return winner, fresh, history.margin[fresh]
+        return Choice(winner, 0, fresh, history.margin[fresh])
 
     def _opening_cost(self, history: History, move: int) -> float:
         """Return what an image costs that this move opens on: the run, and the book for those that it leaves."""
@@ -211,40 +214,48 @@ class Adaptive:
         book = sum(attack.cost(0) for attack in self.plan if attack.name in self.book)
         return float(trials.cost[mine].mean() + (~trials.broken[mine]).mean() * book)
 
-    def _best(self, history: History) -> tuple[int, Rows, Floats] | None:
-        """Return the move that promises most on some image, and all images on which it is the best, as far as known.
+    def _best(self, history: History) -> list[Choice]:
+        """Return the move that promises most on some image, with all images on which it is the best, as far as known,
+        and then those that promise at least `BREADTH` times as much on others: these can run side by side.
 
         Of images of one kind no more are taken than twice those that the move was tried on before, and a few: the rest
         wait for what these show.
         """
         rows = np.flatnonzero(history.open)
         if not len(rows):
-            return None
+            return []
         promise = self._promises(history, rows)
         best = promise.rate.argmax(1)
-        rate = promise.rate[np.arange(len(rows)), best]
-        if not (rate > 0).any():
-            return None
-        leader = int(rate.argmax())
-        move, restart = int(best[leader]), int(history.tries[rows[leader], best[leader]])
-        mine = (rate > 0) & (best == move) & (history.tries[rows, move] == restart)
-        due = promise.due[:, move]
-        chosen = np.zeros(len(rows), dtype=bool)
-        for depth in np.unique(promise.depth[mine]):
-            kind = np.flatnonzero(mine & (promise.depth == depth) & ~due)
-            known = promise.seen[depth, move]
-            chosen[kind[: int(FIRST_FEW + 2 * known)]] = True
-        chosen |= mine & due
-        return move, rows[chosen], rate[chosen]
+        rate, restart = promise.rate[np.arange(len(rows)), best], history.tries[rows, best]
+        room = (FIRST_FEW + 2 * promise.seen).astype(np.int64)
+        choices, least = [], max(BREADTH * rate.max(), np.finfo(float).tiny)
+        while rate.max() >= least:
+            leader = int(rate.argmax())
+            move = int(best[leader])
+            mine = (rate > 0) & (best == move) & (restart == restart[leader])
+            chosen = mine & promise.due[:, move]
+            for depth in np.unique(promise.depth[mine]):
+                kind = np.flatnonzero(mine & (promise.depth == depth) & ~chosen)[: room[depth, move]]
+                chosen[kind] = True
+                room[depth, move] -= len(kind)
+            if chosen.any():
+                choices.append(Choice(move, int(restart[leader]), rows[chosen], rate[chosen]))
+            rate = np.where(mine, 0.0, rate)
+        return choices
 
-    def _affordable(self, history: History, move: int, rows: Rows, rates: Floats) -> Turn | None:
-        left, restart = self._left(history), int(history.tries[rows[0], move])
-        count = int(min(left / (self.plan[move].cost(restart) + CHECK), len(rows)))
-        if count < 1:
-            return None
-        if count < len(rows):
-            rows = np.sort(rows[np.argsort(-rates, kind="stable")[:count]])
-        return Turn(history.rounds, self.plan[move].name, restart, rows)
+    def _affordable(self, history: History, choices: Sequence[Choice]) -> tuple[Turn, ...]:
+        """Return the rounds that can be paid, of the last one the images that promise most."""
+        left, turns = self._left(history), list[Turn]()
+        for move, restart, rows, rates in choices:
+            price = self.plan[move].cost(restart) + CHECK
+            count = int(min(left / price, len(rows)))
+            if count < 1:
+                break
+            if count < len(rows):
+                rows = np.sort(rows[np.argsort(-rates, kind="stable")[:count]])
+            turns.append(Turn(history.rounds + len(turns), self.plan[move].name, restart, rows))
+            left -= count * price
+        return tuple(turns)
 
     def _left(self, history: History) -> float:
         """Return how many evaluations may still be spent."""
@@ -294,6 +305,15 @@ class Adaptive:
         return Promises(rates, dues, depth, seen)
 
 
+class Choice(NamedTuple):
+    """A move (its place in the plan) and restart for the images `rows`, and what a run promises on each."""
+
+    move: int
+    restart: int
+    rows: Rows
+    rates: Floats
+
+
 class Promises(NamedTuple):
     """What a further run promises: breaks per evaluation (S, moves), 0 where it is not worth it; whether the book asks
     for it; the depth (S,) of each image; how many runs (depths, moves) have been seen at each depth."""
@@ -307,6 +327,7 @@ class Promises(NamedTuple):
 CHECK = 1  # a break is predicted again
 LEAST_RATE = 1 / 20_000
 FIRST_FEW = 6
+BREADTH = 0.49  # not a half: rates of moves of twice the cost would lie on the edge, and rounding decide
 EXPLORED = 4
 PROGRESS = 0.05
 HOG = 3.0

@@ -68,6 +68,7 @@ def audit(
     """Attack a model and say how robust it really is; the same command resumes.
 
     Clean accuracy, then the usual attack (the claim), then stronger ones on the survivors; every break is verified.
+    Under torchrun all processes share the work.
 
     Examples:
 
@@ -78,22 +79,32 @@ def audit(
         unmask audit my_models:robust_net --weights net.pt --data cifar10 --eps 8/255 -n 1000
 
         unmask audit my_service:net --data images.npz --eps 8/255 --access scores --budget 500
+
+        torchrun --nproc-per-node 2 -m unmask audit mnist-clp -n 1000 --data-dir data
     """
     from unmask.audit import Subject
     from unmask.audit import audit as run
     from unmask.cli.progress import bar
+    from unmask.distributed import Workers, local_device
     from unmask.models import load_model
 
+    workers, device = Workers.here(), local_device(device)
     loaded = load_model(model, weights=weights, device=device)
     threat = _threat(loaded, eps, norm)
     usual = str((loaded.card or {}).get("usual_attack", "pgd-40")) if access == "gradients" else "none"
     claim = claim or usual
-    images = _images(loaded, data, split, n, sample, seed, data_dir, download).to(device)
+
+    def load() -> DataSet:
+        return _images(loaded, data, split, n, sample, seed, data_dir, download)
+
+    if download:
+        workers.together(lambda: load() if workers.leads else None)  # two must not fetch to one file
+    images = load().to(device)
     spending = budget if access == "gradients" else f"{budget}-{access}"
     folder = run_dir or Path("runs") / _run_name(loaded.name, images, str(threat), spending, claim, seed)
     source = model if weights is None else f"{model}{WITH_WEIGHTS}{weights}"
     subject = Subject(loaded.name, source, images.name, images.split, images.classes)
-    with bar(f"Auditing {loaded.name}") as shown:
+    with bar(f"Auditing {loaded.name}", visible=workers.leads) as shown:
         result = run(
             loaded.model,
             images.pixels(),
@@ -108,7 +119,10 @@ def audit(
             ids=images.ids,
             subject=subject,
             watch=shown.audit,
+            workers=workers,
         )
+    if not workers.leads:
+        return
     if json:
         print_json(_summary(result, folder))
     else:

@@ -13,7 +13,7 @@ from unmask.training import Progress as TrainingProgress
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Bar]:
+def bar(title: str, visible: bool = True) -> Iterator[Bar]:
     """Show one progress bar while the block runs."""
     columns = (
         TextColumn("{task.description}"),
@@ -22,7 +22,7 @@ def bar(title: str) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not (visible and err.is_terminal)) as progress:
         yield Bar(progress, title)
 
 

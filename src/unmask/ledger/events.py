@@ -96,12 +96,12 @@ class Batch(NamedTuple):
 
 @dataclass
 class EventLog:
-    """The committed part of an `events.jsonl`; `lines` holds each row's line number, `size` the committed bytes."""
+    """The committed part of one journal or several; `lines` says where each row stands, `sizes` counts their bytes."""
 
     rows: list[ExampleEvent] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    lines: list[tuple[Path, int]] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
-    size: int = 0
+    sizes: dict[Path, int] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------------- rows and lines
@@ -212,8 +212,8 @@ class _Reader:
         first, seconds = self._rows[0].id, commit["seconds"]
         self.log.batches.append(Batch(*key, first, commit["n"], commit["kept"], seconds))
         self.log.rows += self._rows
-        self.log.lines += self._lines
-        self.log.size = end
+        self.log.lines += [(self._path, number) for number in self._lines]
+        self.log.sizes[self._path] = end
         self._rows, self._lines = [], []
 
 
@@ -253,6 +253,22 @@ def read_log(path: Path) -> EventLog:
     except OSError as error:
         raise LedgerError(f"Cannot read {path}: {error.strerror or error}.") from error
     return reader.log
+
+
+def in_order(event: ExampleEvent) -> tuple[int, int]:
+    """Return the key by which the events of a run are sorted: round and id, whoever recorded them, and when."""
+    return event.round, event.id
+
+
+def merged(logs: Sequence[EventLog]) -> EventLog:
+    """Return the logs of one run as one, the rows in order, the batches by round."""
+    lines = [line for log in logs for line in log.lines]
+    found = sorted(
+        zip((row for log in logs for row in log.rows), lines, strict=True), key=lambda pair: in_order(pair[0])
+    )
+    sizes = {path: size for log in logs for path, size in log.sizes.items()}
+    batches = sorted((batch for log in logs for batch in log.batches), key=lambda batch: batch.round)
+    return EventLog([row for row, _ in found], [line for _, line in found], batches, sizes)
 
 
 # -------------------------------------------------------------------------------------------------------------- columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -20,10 +21,25 @@ ADVERSARIAL = "adversarial.safetensors"
 FINDINGS = "findings.json"
 RESULT = "result.json"
 LOCK = "run.lock"
+_JOURNAL = re.compile(r"events(?:-[1-9]\d*)?\.jsonl")
+
+
+def journal_name(writer: int) -> str:
+    """Return the name of the journal of one of the processes that write a run together, numbered from 0."""
+    return f"events-{writer}.jsonl" if writer else EVENTS
+
+
+def journals(run_dir: Path) -> list[Path]:
+    """Return the journals of a run that are there, that of the first process first; raises LedgerError."""
+    try:
+        found = [path for path in run_dir.iterdir() if _JOURNAL.fullmatch(path.name)]
+    except OSError as error:
+        raise LedgerError(f"Cannot read {run_dir}: {error.strerror or error}.") from error
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 class Journal:
-    """The open `events.jsonl`: everything up to `size` is committed, whatever lies behind it is cut off."""
+    """An open journal (`events.jsonl`): everything up to `size` is committed, whatever lies behind it is cut off."""
 
     def __init__(self, path: Path, descriptor: int, size: int) -> None:
         self._path = path
@@ -69,15 +85,14 @@ class Journal:
 
 
 class RunLock:
-    """An exclusive lock on a run directory, held until `release` or the end of the process."""
+    """An exclusive lock on a file of a run directory, held until `release` or the end of the process."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, run_dir: Path) -> Self:
-        """Lock the run; raises LedgerError where another process (or this one) holds it, OutputError if unwritable."""
-        path = run_dir / LOCK
+    def take(cls, path: Path) -> Self:
+        """Lock a file; raises LedgerError where another process (or this one) holds it, OutputError if unwritable."""
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -85,7 +100,7 @@ class RunLock:
             except BlockingIOError:
                 os.close(descriptor)
                 raise LedgerError(
-                    f"The run {run_dir} is being written by another process. "
+                    f"The run {path.parent} is being written by another process. "
                     "Wait for it to end, or use another --run-dir."
                 ) from None
             except OSError:
@@ -94,5 +109,5 @@ class RunLock:
         return cls(descriptor)
 
     def release(self) -> None:
-        """Give the lock back; the empty lock file stays, as removing it would race with the next opener."""
+        """Give the lock back; the file stays, as removing it would race with the next opener."""
         os.close(self._descriptor)

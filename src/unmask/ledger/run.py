@@ -12,7 +12,17 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from unmask.errors import LedgerError
 from unmask.ledger import files
-from unmask.ledger.events import Columns, EventLog, begun_rounds, columns, explain, first_fault, read_log, read_table
+from unmask.ledger.events import (
+    Columns,
+    EventLog,
+    begun_rounds,
+    columns,
+    explain,
+    first_fault,
+    merged,
+    read_log,
+    read_table,
+)
 from unmask.ledger.schema import SCHEMA_VERSION, FindingEntry, ResultEntry, Round, Spec
 from unmask.ledger.tensors import (
     Ids,
@@ -104,14 +114,19 @@ def read_result(run_dir: Path) -> ResultEntry | None:
     return _document(run_dir / files.RESULT, ResultEntry.model_validate_json)
 
 
+def read_logs(run_dir: Path) -> EventLog:
+    """Return the committed events of all who wrote to the run, as one log; raises LedgerError with the line."""
+    return merged([read_log(path) for path in files.journals(run_dir)])
+
+
 def read_events(run_dir: Path, spec: Spec, ids: Ids) -> tuple[EventLog, Columns]:
-    """Return the committed events of `events.jsonl`, checked against the plan; raises LedgerError with the line."""
-    path = run_dir / files.EVENTS
-    log = read_log(path)
+    """Return the committed events of a run, checked against the plan; raises LedgerError with the line."""
+    log = read_logs(run_dir)
     events = columns(log.rows)
     fault = first_fault(events, spec, ids)
     if fault is not None:
-        raise LedgerError(f"{path}, line {log.lines[fault[0]]}: {fault[1]}. Restore the file.")
+        path, line = log.lines[fault[0]]
+        raise LedgerError(f"{path}, line {line}: {fault[1]}. Restore the file.")
     return log, events
 
 
@@ -143,7 +158,7 @@ def _adversarial(run_dir: Path, spec: Spec) -> tuple[Ids, Images]:
     # Asked anew on each call: another process may have sealed the run since it was loaded.
     if (run_dir / files.RESULT).exists():
         return read_kept(run_dir / files.ADVERSARIAL, spec.data.input_shape)
-    return index_shards(run_dir, spec, read_log(run_dir / files.EVENTS)).read()
+    return index_shards(run_dir, spec, read_logs(run_dir)).read()
 
 
 def load_run(path: Path | str) -> Run:

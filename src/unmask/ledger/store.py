@@ -16,7 +16,16 @@ import numpy.typing as npt
 from unmask.errors import LedgerError
 from unmask.files import draft_of, make_folder, remove, write_atomic, writing
 from unmask.ledger import files
-from unmask.ledger.events import Batch, Columns, columns, encode, encode_table, first_fault, normal
+from unmask.ledger.events import (
+    Batch,
+    Columns,
+    columns,
+    encode,
+    encode_table,
+    first_fault,
+    in_order,
+    normal,
+)
 from unmask.ledger.run import Run, index_shards, read_events, read_findings, read_result, read_spec
 from unmask.ledger.schema import ExampleEvent, FindingEntry, ResultEntry, Spec
 from unmask.ledger.tensors import (
@@ -40,6 +49,7 @@ class _Store(Protocol):
     """Where a ledger keeps what is committed to it."""
 
     def commit(self, batch: Batch, rows: Sequence[ExampleEvent], kept: Ids, x_adv: Images) -> None: ...
+    def adopt(self, batch: Batch, kept: Ids, x_adv: Images) -> None: ...
     def best(self) -> tuple[Ids, Images]: ...
     def images(self) -> Images: ...
     def write_findings(self, findings: Sequence[FindingEntry]) -> None: ...
@@ -56,6 +66,9 @@ class _Memory:
 
     def commit(self, batch: Batch, rows: Sequence[ExampleEvent], kept: Ids, x_adv: Images) -> None:
         encode(rows, batch)  # the same checks as for a file
+        self.adopt(batch, kept, x_adv)
+
+    def adopt(self, batch: Batch, kept: Ids, x_adv: Images) -> None:
         for example, image in zip(kept.tolist(), x_adv, strict=True):
             self._kept[example] = image.copy()
 
@@ -75,12 +88,16 @@ class _Memory:
 
 
 class _Folder:
-    """Keeps everything in a run directory, for as long as `lock` is held."""
+    """Keeps everything in a run directory, for as long as `lock` is held.
+
+    Of several processes that write together each has a journal, and the first one (`leads`) what there is once.
+    """
 
     def __init__(
-        self, run_dir: Path, spec: Spec, lock: files.RunLock, journal: files.Journal, index: KeptIndex
+        self, run_dir: Path, spec: Spec, lock: files.RunLock, journal: files.Journal, index: KeptIndex, leads: bool
     ) -> None:
         self._dir = run_dir
+        self._leads = leads
         self._spec = spec
         self._lock = lock
         self._journal = journal
@@ -88,12 +105,18 @@ class _Folder:
 
     def commit(self, batch: Batch, rows: Sequence[ExampleEvent], kept: Ids, x_adv: Images) -> None:
         lines = encode(rows, batch)
-        shard = self._dir / files.SHARDS / shard_name(batch.round, batch.first)
         if len(kept):
+            shard = self._shard(batch)
             make_folder(shard.parent)
             write_atomic(shard, encode_arrays(ids=kept, x_adv=x_adv))
         self._journal.append(lines)
-        self._index.add(shard, kept.tolist())
+        self.adopt(batch, kept, x_adv)
+
+    def adopt(self, batch: Batch, kept: Ids, x_adv: Images) -> None:
+        self._index.add(self._shard(batch), kept.tolist())
+
+    def _shard(self, batch: Batch) -> Path:
+        return self._dir / files.SHARDS / shard_name(batch.round, batch.first)
 
     def best(self) -> tuple[Ids, Images]:
         if (self._dir / files.RESULT).exists():
@@ -104,9 +127,12 @@ class _Folder:
         return read_images(self._dir / files.INPUTS, self._spec)
 
     def write_findings(self, findings: Sequence[FindingEntry]) -> None:
-        _write_json(self._dir / files.FINDINGS, [finding.model_dump(mode="json") for finding in findings])
+        if self._leads:
+            _write_json(self._dir / files.FINDINGS, [finding.model_dump(mode="json") for finding in findings])
 
     def seal(self, result: ResultEntry, events: Columns) -> None:
+        if not self._leads:
+            return
         ids, x_adv = self._index.read()
         write_atomic(self._dir / files.EVENTS_TABLE, encode_table(events))
         write_atomic(self._dir / files.ADVERSARIAL, encode_arrays(ids=ids, x_adv=x_adv))
@@ -153,28 +179,29 @@ class Ledger:
         ids: npt.ArrayLike,
         labels: npt.ArrayLike,
         images: npt.ArrayLike,
+        writer: int = 0,
     ) -> Self:
         """Begin a run, or take up the one that `run_dir` holds; None keeps the run in memory.
 
         `ids` (N,), `labels` (N,), `images` (N, C, H, W) float32 in [0, 1] or uint8. A torn last batch is cut off.
+        Processes that write one run together number themselves by `writer`: the others open it once the first has, and
+        all commit once all have opened it. Each appends to a journal of its own; the first one seals.
         Raises LedgerError for another run's or a stranger's folder, a locked or a damaged ledger; OutputError where
         the folder cannot be written.
         """
         inputs = _checked_inputs(spec, ids, labels, images)
         if run_dir is None:
             return cls(_Memory(inputs[2]), spec, inputs[:2], [], None)
-        return cls._open_folder(Path(run_dir), spec, *inputs)
+        return cls._open_folder(Path(run_dir), spec, *inputs, writer)
 
     @classmethod
-    def _open_folder(cls, run_dir: Path, spec: Spec, ids: Ids, labels: Ids, images: Images) -> Self:
-        make_folder(run_dir)
-        _refuse_stranger(run_dir)
-        lock = files.RunLock.take(run_dir)
+    def _open_folder(cls, run_dir: Path, spec: Spec, ids: Ids, labels: Ids, images: Images, writer: int) -> Self:
+        lock = _lock(run_dir, writer)
         try:
-            recorded = _claim(run_dir, spec)
+            recorded = _claim(run_dir, spec) if writer == 0 else _recorded(run_dir, spec)
             _write_or_compare_inputs(run_dir, spec, ids, labels, images)
             result, findings = read_result(run_dir), read_findings(run_dir)
-            store, rows = _resume(run_dir, recorded or spec, ids, lock, sealed=result is not None)
+            store, rows = _resume(run_dir, recorded or spec, ids, lock, result is not None, writer)
         except BaseException:
             lock.release()
             raise
@@ -204,21 +231,31 @@ class Ledger:
         survivors whose best margin improved. Raises LedgerError for rows that do not belong to the round or were
         recorded before, OutputError where nothing can be written.
         """
-        self._writable()
         rows = [normal(row) for row in rows]
-        kept_ids, pixels = _checked_kept(self.spec, kept, x_adv)
-        if not rows:
-            raise LedgerError("A batch holds at least one example; none was given.")
-        batch = Batch(round, attack, restart, rows[0].id, len(rows), len(kept_ids), float(seconds))
-        self._check_rows(rows, batch, kept_ids)
+        batch, kept_ids, pixels = self._checked(rows, x_adv, kept, (round, attack, restart), seconds)
         self._store.commit(batch, rows, kept_ids, pixels)
-        self._rows += rows
-        self._columns = None
-        self._note(rows)
+        self._take_in(rows)
+
+    def adopt(
+        self,
+        rows: Sequence[ExampleEvent],
+        x_adv: npt.ArrayLike,
+        kept: npt.ArrayLike,
+        *,
+        round: int,
+        attack: str,
+        restart: int,
+        seconds: float,
+    ) -> None:
+        """Take in a batch that another process has committed to this run; arguments and errors as for `commit`."""
+        rows = [normal(row) for row in rows]
+        batch, kept_ids, pixels = self._checked(rows, x_adv, kept, (round, attack, restart), seconds)
+        self._store.adopt(batch, kept_ids, pixels)
+        self._take_in(rows)
 
     def events(self) -> list[ExampleEvent]:
-        """Return the committed events in the order of their commits."""
-        return list(self._rows)
+        """Return the committed events by round and id."""
+        return sorted(self._rows, key=in_order)
 
     def recorded(self, round: int) -> frozenset[int]:
         """Return the ids that have a committed event in `round`."""
@@ -289,8 +326,13 @@ class Ledger:
 
     def _events(self) -> Columns:
         if self._columns is None:
-            self._columns = columns(self._rows)
+            self._columns = columns(self.events())
         return self._columns
+
+    def _take_in(self, rows: Sequence[ExampleEvent]) -> None:
+        self._rows += rows
+        self._columns = None
+        self._note(rows)
 
     def _note(self, rows: Sequence[ExampleEvent]) -> None:
         for row in rows:
@@ -314,6 +356,22 @@ class Ledger:
             raise LedgerError("The ledger is closed. Open it again to write to it.")
         if self.sealed:
             raise LedgerError("The run is sealed: it is finished and takes no more entries. Use another --run-dir.")
+
+    def _checked(
+        self,
+        rows: Sequence[ExampleEvent],
+        x_adv: npt.ArrayLike,
+        kept: npt.ArrayLike,
+        turn: tuple[int, str, int],
+        seconds: float,
+    ) -> tuple[Batch, Ids, Images]:
+        self._writable()
+        kept_ids, pixels = _checked_kept(self.spec, kept, x_adv)
+        if not rows:
+            raise LedgerError("A batch holds at least one example; none was given.")
+        batch = Batch(*turn, rows[0].id, len(rows), len(kept_ids), float(seconds))
+        self._check_rows(rows, batch, kept_ids)
+        return batch, kept_ids, pixels
 
     def _check_rows(self, rows: Sequence[ExampleEvent], batch: Batch, kept: Ids) -> None:
         where = f"round {batch.round} ({batch.attack}, restart {batch.restart})"
@@ -355,16 +413,43 @@ def _refuse_stranger(run_dir: Path) -> None:
         )
 
 
+def _lock(run_dir: Path, writer: int) -> files.RunLock:
+    """Lock the run for its first writer, a journal for another; nobody gets in while one of the others still lives."""
+    if writer:
+        if not (run_dir / files.SPEC).exists():
+            raise LedgerError(
+                f"Process {writer} finds no run in {run_dir.absolute()}, where process 0 has begun one. Give a "
+                "--run-dir on a disk that all processes share."
+            )
+        return files.RunLock.take(run_dir / files.journal_name(writer))
+    make_folder(run_dir)
+    _refuse_stranger(run_dir)
+    lock = files.RunLock.take(run_dir / files.LOCK)
+    try:
+        for journal in files.journals(run_dir):
+            files.RunLock.take(journal).release()
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _recorded(run_dir: Path, spec: Spec) -> Spec | None:
+    """Return the recorded spec if it is of the same run, None where there is none."""
+    recorded = read_spec(run_dir)
+    changed = [] if recorded is None else differences(recorded, spec)
+    if changed:
+        raise LedgerError(f"{run_dir} belongs to another run: {'; '.join(changed)}. Use another --run-dir.")
+    return recorded
+
+
 def _claim(run_dir: Path, spec: Spec) -> Spec | None:
     """Write the spec of a new run, or return the recorded one if it is of the same run."""
-    recorded = read_spec(run_dir)
+    recorded = _recorded(run_dir, spec)
     if recorded is None:
         _refuse_stranger(run_dir)
         _write_json(run_dir / files.SPEC, spec.model_dump(mode="json"))
         return None
-    changed = differences(recorded, spec)
-    if changed:
-        raise LedgerError(f"{run_dir} belongs to another run: {'; '.join(changed)}. Use another --run-dir.")
     for name in (files.INPUTS, files.FINDINGS, files.EVENTS_TABLE, files.ADVERSARIAL, files.RESULT):
         remove(draft_of(run_dir / name))
     return recorded
@@ -381,7 +466,7 @@ def _write_or_compare_inputs(run_dir: Path, spec: Spec, ids: Ids, labels: Ids, i
 
 
 def _resume(
-    run_dir: Path, spec: Spec, ids: Ids, lock: files.RunLock, sealed: bool
+    run_dir: Path, spec: Spec, ids: Ids, lock: files.RunLock, sealed: bool, writer: int
 ) -> tuple[_Folder, list[ExampleEvent]]:
     """Read what is committed and cut off the rest: lines after the last commit, shards of no committed batch."""
     log, _ = read_events(run_dir, spec, ids)
@@ -390,9 +475,11 @@ def _resume(
     else:
         index = index_shards(run_dir, spec, log)
         keep = frozenset(shard_name(batch.round, batch.first) for batch in log.batches if batch.kept)
-    _remove_shards(run_dir, keep)
-    journal = files.Journal.open(run_dir / files.EVENTS, log.size)
-    return _Folder(run_dir, spec, lock, journal, index), log.rows
+    if writer == 0:
+        _remove_shards(run_dir, keep)
+    path = run_dir / files.journal_name(writer)
+    journal = files.Journal.open(path, log.sizes.get(path, 0))
+    return _Folder(run_dir, spec, lock, journal, index, writer == 0), log.rows
 
 
 def _remove_shards(run_dir: Path, keep: frozenset[str]) -> None:
