@@ -21,16 +21,27 @@ from unmask.data import load_data
 from unmask.models import build
 from unmask.streams import derive_generator
 from unmask.threat import Linf
-from unmask.training import GaussianNoise, Optimizer, PgdAdversary, Training, fit, loop, mixed_minibatch_pgd
+from unmask.training import (
+    GaussianNoise,
+    Optimizer,
+    PgdAdversary,
+    Training,
+    Validation,
+    fit,
+    loop,
+    mixed_minibatch_pgd,
+)
 
 ADVERSARY = PgdAdversary(Linf("0.1"), steps=2, step_size=0.05)
 TRAINING = Training(
     mixed_minibatch_pgd(ADVERSARY, 1.0),
     Optimizer("adam", 1e-3),
-    epochs=8,
+    epochs=50,
     batch_size=32,
     augmentations=(GaussianNoise(0.1),),
     ema=0.9,
+    mixup=0.3,
+    validation=Validation(images=20, threat=Linf("0.1"), steps=2),
 )
 
 

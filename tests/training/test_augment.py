@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import RecipeError
-from unmask.training import CropAndFlip, GaussianNoise
+from unmask.training import CropAndFlip, GaussianNoise, ResizedCrop, Saturation
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -87,3 +87,54 @@ def test_it_draws_from_the_given_generator_alone(augmentation) -> None:
     assert not torch.equal(first, other)
     assert torch.equal(x, untouched)
     assert torch.equal(before, torch.get_rng_state())
+
+
+class TestResizedCrop:
+    def test_the_whole_area_is_the_image_itself(self) -> None:
+        crop = ResizedCrop(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=False)
+        x = torch.rand(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(crop(x, torch.Generator()), x)
+
+    def test_half_of_the_images_are_mirrored(self) -> None:
+        x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        found = ResizedCrop(area=(1.0, 1.0), aspect=(1.0, 1.0))(x, torch.Generator().manual_seed(1))
+        mirrored = sum(bool(torch.allclose(one, image.flip(2), atol=1e-5)) for one, image in zip(found, x, strict=True))
+        kept = sum(bool(torch.allclose(one, image, atol=1e-5)) for one, image in zip(found, x, strict=True))
+        assert mirrored + kept == 40 and 10 < mirrored < 30
+
+    def test_a_window_shows_part_of_a_ramp_at_its_own_scale(self) -> None:
+        """On a ramp from left to right, slope says how wide the window is, and area and aspect follow."""
+        ramp = torch.linspace(0, 1, 32).view(1, 1, 1, 32)
+        x, y = ramp.expand(200, 1, 32, 32), ramp.transpose(2, 3).expand(200, 1, 32, 32)
+        crop = ResizedCrop(flip=False)
+        wide, tall = (crop(image, torch.Generator().manual_seed(2)) for image in (x, y))
+        width = (wide[:, 0, 16, 20] - wide[:, 0, 16, 12]) * 31 / 8
+        height = (tall[:, 0, 20, 16] - tall[:, 0, 12, 16]) * 31 / 8
+        assert 0.4 < (width * height).min() < 0.55 and (width * height).max() < 1.01
+        assert (width / height).min() > 0.74 and (width / height).max() < 1.34
+        assert len(wide[:, 0, 16, 16].unique()) > 150
+
+    @pytest.mark.parametrize("settings", [{"area": (0.0, 1.0)}, {"area": (0.9, 0.5)}, {"aspect": (0.0, 1.0)}])
+    def test_bounds_without_sense_are_refused(self, settings) -> None:
+        with pytest.raises(RecipeError, match="lower and an upper bound"):
+            ResizedCrop(**settings)
+
+
+class TestSaturation:
+    X = torch.rand(50, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def test_zero_is_grey_and_one_the_image_itself(self) -> None:
+        grey = Saturation(0.0, 0.0)(self.X, torch.Generator())
+        torch.testing.assert_close(grey[:, 0], grey[:, 2])
+        torch.testing.assert_close(Saturation(1.0, 1.0)(self.X, torch.Generator()), self.X)
+
+    def test_it_stays_in_the_box_and_differs_by_image(self) -> None:
+        found = Saturation()(self.X, torch.Generator().manual_seed(0))
+        assert found.min() >= 0 and found.max() <= 1
+        assert len((found - self.X).flatten(1).norm(dim=1).unique()) == 50
+
+    def test_images_without_colours_and_bounds_without_sense_are_refused(self) -> None:
+        with pytest.raises(RecipeError, match="needs colour images"):
+            Saturation()(torch.rand(2, 1, 4, 4), torch.Generator())
+        with pytest.raises(RecipeError, match="low before high"):
+            Saturation(2.0, 1.0)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from unmask.errors import RecipeError
-from unmask.training import ConstantRate, CosineRate, Optimizer, StaircaseRate, StepRate
+from unmask.training import ConstantRate, CosineRate, CyclicRate, Optimizer, StaircaseRate, StepRate
 
 
 class TestOptimizer:
@@ -62,6 +62,7 @@ class TestOptimizer:
     ("schedule", "values"),
     [
         (ConstantRate(), {0: 1, 3.7: 1, 10: 1}),
+        (CyclicRate(0.4), {0: 0, 2: 0.5, 4: 1, 7: 0.5, 10: 0}),
         (CosineRate(), {0: 1, 2.5: 0.853553, 5: 0.5, 7.5: 0.146447, 10: 0, 11: 0}),
         (StepRate((0.5, 0.75)), {0: 1, 4.99: 1, 5: 0.1, 7.49: 0.1, 7.5: 0.01, 10: 0.01}),
         (StepRate((0.25,), rate=0.5), {0: 1, 2.4: 1, 2.5: 0.5}),

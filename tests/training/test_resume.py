@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_loses_nothing(
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    kills = 6
+    kills = 20
     script = Path(__file__).with_name("killed_training.py")
     environment = {**os.environ, "PYTHONPATH": str(Path(unmask.__file__).parents[1])}
     command = [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(kills), "0"]

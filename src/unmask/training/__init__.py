@@ -1,7 +1,8 @@
 """Training: objectives of weighted terms, the adversary inside, one loop, exact resume."""
 
 from unmask.training.adversary import Adversary, EnsembleAdversary, FreeAdversary, PgdAdversary, VirtualAdversary
-from unmask.training.augment import CropAndFlip, GaussianNoise
+from unmask.training.augment import CropAndFlip, GaussianNoise, ResizedCrop, Saturation
+from unmask.training.logging import LOGGERS, tensorboard_log, training_log
 from unmask.training.loop import Progress, Training, fit
 from unmask.training.objectives import (
     Objective,
@@ -20,16 +21,17 @@ from unmask.training.objectives import (
     trades,
     vat,
 )
-from unmask.training.optimizers import ConstantRate, CosineRate, Optimizer, StaircaseRate, StepRate
-from unmask.training.tensorboard import tensorboard_log
+from unmask.training.optimizers import ConstantRate, CosineRate, CyclicRate, Optimizer, StaircaseRate, StepRate
 from unmask.training.validation import Validation
 from unmask.training.weights import WeightAdversary
 
 __all__ = [
+    "LOGGERS",
     "Adversary",
     "ConstantRate",
     "CosineRate",
     "CropAndFlip",
+    "CyclicRate",
     "EnsembleAdversary",
     "FreeAdversary",
     "GaussianNoise",
@@ -37,6 +39,8 @@ __all__ = [
     "Optimizer",
     "PgdAdversary",
     "Progress",
+    "ResizedCrop",
+    "Saturation",
     "StaircaseRate",
     "StepRate",
     "Training",
@@ -58,5 +62,6 @@ __all__ = [
     "plain_alp",
     "tensorboard_log",
     "trades",
+    "training_log",
     "vat",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -14,7 +14,7 @@ from unmask.attacks import half_precision
 from unmask.attacks.ascent import climb
 from unmask.attacks.fast_passes import fast_passes
 from unmask.attacks.problem import Problem, input_gradient
-from unmask.attacks.start import Start, at, clean, noised, uniform
+from unmask.attacks.start import Start, Started, at, clean, noised, uniform
 from unmask.attacks.stepper import fixed
 from unmask.attacks.targets import least_likely_target, random_target
 from unmask.contract import logits_of
@@ -26,7 +26,7 @@ from unmask.training.batch_norm import untouched_statistics
 
 Aim = Literal["untargeted", "least_likely", "random"]
 Ascent = Literal["cross_entropy", "divergence"]
-Begin = Literal["uniform", "gaussian", "clean"]
+Begin = Literal["uniform", "ball", "gaussian", "clean"]
 Precision = Literal["float32", "bfloat16"]
 Memory = dict[str, Tensor]
 
@@ -62,7 +62,8 @@ class PgdAdversary(Adversary):
 
     `step_size` is in pixels. `aim` "least_likely" or "random" descends towards that wrong class instead (the LL rows
     of Mosbach et al.). `loss` "divergence" climbs KL(p(x) || p(x')) from `start` "gaussian", N(0, 0.001^2), as TRADES
-    does; one step of 1.25 eps from a uniform start is Fast adversarial training's (Wong et al. 2020). With `eval_mode`
+    does; one step of 1.25 eps from "ball", which does not mind the box, is Fast adversarial training's (Wong et al.
+    2020: in the box, where images are black or white, all steps would end at its corners). With `eval_mode`
     (the default) batch-norm statistics are neither used from nor updated by the batch; without it the batch's own
     statistics are used, and the running ones are left as they were. `precision` "bfloat16" is for GPUs, and CPUs with
     bf16 units. Raises RecipeError for an unknown word, for an aim with the divergence, or if there is no step to take.
@@ -115,6 +116,10 @@ class PgdAdversary(Adversary):
         return lambda logits, y, target=None: divergence(reference, logits)
 
     def _start(self, x: Tensor) -> Start:
+        if self.start == "ball":
+            room = self.threat.eps
+            everywhere = replace(self.threat, low=self.threat.low - room, high=self.threat.high + room)
+            return lambda problem: Started(everywhere.uniform(problem.x, problem.streams))
         if self.start == "gaussian":
             return noised(at(x), GAUSSIAN_START)
         return uniform() if self.start == "uniform" else clean()

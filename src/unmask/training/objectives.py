@@ -274,13 +274,13 @@ def vat(eps: float, weight: float = 1.0, iterations: int = 1) -> Objective:
 
 
 def fast_adversarial_training(threat: ThreatModel, step_share: float = 1.25, alignment: float = 0.0) -> Objective:
-    """Return Fast adversarial training: CE after one step of `step_share` eps from a uniform start (Wong et al. 2020).
+    """Return Fast adversarial training: CE after one step of `step_share` eps from a point of the ball (Wong et al.).
 
     With `alignment` > 0, plus that weight times GradAlign (Andriushchenko & Flammarion 2020).
     """
     terms = [cross_entropy(on="adversarial")]
     terms += [gradient_alignment(alignment, threat)] if alignment > 0 else []
-    return Objective(tuple(terms), PgdAdversary(threat, steps=1, step_size=step_share * threat.eps))
+    return Objective(tuple(terms), PgdAdversary(threat, 1, step_share * threat.eps, start="ball"))
 
 
 def free_adversarial_training(threat: ThreatModel, replays: int = 8) -> Objective:

@@ -86,4 +86,23 @@ class StaircaseRate:
         return self.rate ** int(epoch // self.every)
 
 
-Schedule = ConstantRate | CosineRate | StepRate | StaircaseRate
+@dataclass(frozen=True)
+class CyclicRate:
+    """Let the learning rate rise linearly from zero until `peak`, a share of the training, and fall to zero again.
+
+    As Wong et al. 2020 train by single steps.
+    """
+
+    peak: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.peak < 1:
+            raise RecipeError(f"The cycle's peak is {self.peak}; expected a share of the training between 0 and 1.")
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return what the learning rate is multiplied by after `epoch` (fractional) of `epochs`."""
+        share = epoch / epochs
+        return min(share / self.peak, (1 - share) / (1 - self.peak))
+
+
+Schedule = ConstantRate | CosineRate | CyclicRate | StepRate | StaircaseRate
