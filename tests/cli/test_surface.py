@@ -18,7 +18,8 @@ SURFACE = {
     "doctor": "--data-dir --json",
     "list": "kind --data-dir --json",
     "report": "runs --output --json",
-    "train": "recipe --epochs --batch-size --seed --run-dir --data-dir --download --device --tensorboard --json",
+    "train": "recipe --set --data --model --epochs --batch-size --seed --run-dir --data-dir --download --device --log "
+    "--tensorboard --dry-run --json",
     "verify": "run --model --weights --json",
 }
 

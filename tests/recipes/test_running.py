@@ -7,8 +7,10 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import unmask
@@ -18,9 +20,18 @@ from unmask.errors import CheckpointError, DataError, ModelError, OutputError, R
 from unmask.models import load_model
 from unmask.models.zoo import CARD_KEYS
 from unmask.recipes import RECIPES, Recipe, find_recipe, train
-from unmask.recipes.running import CARD, WEIGHTS, accuracy
+from unmask.recipes.cards import accuracies
+from unmask.recipes.running import CARD, CONFIGURATION, WEIGHTS
 from unmask.threat import Linf
-from unmask.training import GaussianNoise, PgdAdversary, Progress, Training, mixed_minibatch_pgd
+from unmask.training import (
+    EnsembleAdversary,
+    GaussianNoise,
+    PgdAdversary,
+    Progress,
+    Training,
+    adversarial_training,
+    mixed_minibatch_pgd,
+)
 from unmask.training.loop import CHECKPOINTS, LOG
 
 Sets = tuple[DataSet, DataSet]
@@ -45,6 +56,11 @@ def recipe(**changes: object) -> Recipe:
         mixed_minibatch_pgd(adversary, 1.0), epochs=2, batch_size=32, augmentations=(GaussianNoise(0.1),), ema=0.9
     )
     return replace(Recipe("mine", "a test's", "digits", "digits-cnn", Linf("0.1"), training), **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
 class Stopped(BaseException):
@@ -82,11 +98,24 @@ class TestResult:
             right = (trained.model(sets[1].pixels()).argmax(1) == sets[1].labels).float().mean().item()
         assert trained.card["figures"]["clean_accuracy"] == pytest.approx(right, abs=5e-5)
         assert 0.1 < right <= 1
-        assert accuracy(trained.model, sets[1], batch_size=7) == pytest.approx(right, abs=1e-6)
+        assert accuracies(trained.model, sets[1], [1], batch_size=7) == pytest.approx([right], abs=1e-6)
 
-    def test_the_card_s_command_names_what_was_overridden(self, sets: Sets) -> None:
-        card = train(recipe(), seed=3, epochs=1, batch_size=40, data=sets).card
-        assert card["command"] == "unmask train mine --epochs 1 --batch-size 40 --seed 3"
+    def test_the_card_s_command_names_what_was_overridden(self) -> None:
+        card = train("digits-plain", seed=3, epochs=1, batch_size=400).card
+        assert card["command"] == "unmask train digits-plain --set epochs=1 --set batch_size=400 --seed 3"
+
+    def test_the_card_s_command_says_what_no_name_leads_to(self, sets: Sets, small: nn.Module) -> None:
+        card = train(recipe(), seed=3, epochs=1, data=sets, model=small).card
+        assert card["command"] == "unmask.train(recipe, seed=3, data=..., model=...)  # in Python, the recipe mine"
+        assert train(recipe(), epochs=1).card["command"] == "unmask train recipe.toml"
+
+    def test_the_card_has_the_top_five_and_both_data_fingerprints(self, sets: Sets, tmp_path: Path) -> None:
+        trained = train(recipe(), epochs=1, data=sets, run_dir=tmp_path)
+        figures = trained.card["figures"]
+        likeliest = trained.model(sets[1].pixels()).argsort(1, descending=True)[:, :5]
+        right = (likeliest == sets[1].labels[:, None]).any(1).float().mean().item()
+        assert figures["clean_accuracy"] < figures["clean_accuracy_top5"] == pytest.approx(right, abs=5e-5)
+        assert figures["test_data_fingerprint"] == sets[1].fingerprint()
 
     def test_the_model_is_frozen_and_in_eval_mode(self, sets: Sets) -> None:
         trained = train(recipe(), epochs=1, data=sets)
@@ -122,6 +151,54 @@ class TestResult:
         assert trained.card["training"]["examples"] == 1437
 
 
+class TestOwn:
+    """Users' own data and models, by name and in memory."""
+
+    def test_a_given_module_is_left_as_it_is_and_its_copy_resumes(
+        self, sets: Sets, small: nn.Module, tmp_path: Path
+    ) -> None:
+        before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+        trained = train(recipe(), data=sets, model=small, run_dir=tmp_path)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items())
+        assert trained.card["architecture"].endswith(":Sequential")
+        again = train(recipe(), data=sets, model=small, run_dir=tmp_path, watch=never)
+        x = sets[1].pixels()
+        assert torch.equal(again.model(x), trained.model(x))
+        assert not torch.equal(trained.model(x), small(x))
+        assert not (tmp_path / CONFIGURATION).exists()
+
+    def test_the_classes_are_the_data_s(self, sets: Sets) -> None:
+        three = tuple(replace(part.select((part.labels < 3).nonzero()[:, 0]), classes=("a", "b", "c")) for part in sets)
+        trained = train(recipe(), epochs=1, data=three)  # type: ignore[arg-type]
+        assert trained.card["classes"] == 3 == trained.model(sets[0].pixels()).shape[1]
+        assert "clean_accuracy_top5" not in trained.card["figures"]
+
+    def test_a_module_of_other_classes_or_images_is_refused(self, sets: Sets, small: nn.Module) -> None:
+        with pytest.raises(ModelError, match="answers with 7 classes, but digits has 10"):
+            train(recipe(), data=sets, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 7)))
+        with pytest.raises(ModelError, match=r"cannot take images of shape \(1, 8, 8\) of digits"):
+            train(recipe(), data=sets, model=nn.Sequential(nn.Flatten(), nn.Linear(63, 10)))
+
+    def test_data_without_splits_are_refused(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "whole.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4))
+        with pytest.raises(DataError, match=r"whole\.npz' has no splits.*x_train"):
+            train(recipe(data=str(tmp_path / "whole.npz")))
+
+
+class TestSurrogates:
+    def test_they_are_loaded_by_name(self, sets: Sets, tmp_path: Path) -> None:
+        train(recipe(name="other"), epochs=1, data=sets, run_dir=tmp_path / "other")
+        adversary = EnsembleAdversary(PgdAdversary(Linf("0.1"), 1, 0.1), (str(tmp_path / "other"),))
+        trained = train(recipe(training=Training(adversarial_training(adversary), epochs=1)), data=sets)
+        assert trained.card["objective"]["adversary"]["surrogates"] == [str(tmp_path / "other")]
+        assert trained.recipe.training.objective.adversary == adversary
+
+    def test_those_of_other_images_are_refused(self, sets: Sets) -> None:
+        adversary = EnsembleAdversary(PgdAdversary(Linf("0.1"), 1, 0.1), ("mnist-plain",))
+        with pytest.raises(ModelError, match="28"):
+            train(recipe(training=Training(adversarial_training(adversary))), data=sets)
+
+
 class TestHeldOut:
     """Images held out of a named data set, here digits that only the test holds out."""
 
@@ -142,9 +219,13 @@ class TestHeldOut:
 class TestFolder:
     def test_it_holds_weights_card_log_and_checkpoints(self, sets: Sets, tmp_path: Path) -> None:
         train(recipe(), data=sets, run_dir=tmp_path / "a" / "b")
-        assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == sorted(
-            [WEIGHTS, CARD, LOG, CHECKPOINTS]
-        )
+        assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {WEIGHTS, CARD, LOG, CHECKPOINTS}
+
+    def test_its_settings_train_the_same_again(self, tmp_path: Path) -> None:
+        trained = train(recipe(held_out=1400), seed=5, epochs=1, run_dir=tmp_path)
+        again = train(tmp_path / CONFIGURATION, run_dir=tmp_path, watch=never)
+        assert again.card == trained.card
+        assert again.recipe == replace(trained.recipe, summary=again.recipe.summary, training=again.recipe.training)
 
     def test_a_finished_training_is_returned_at_once(self, sets: Sets, tmp_path: Path) -> None:
         trained = train(recipe(), data=sets, run_dir=tmp_path)

@@ -9,7 +9,7 @@ from unmask.data import DataSet
 from unmask.errors import OutputError, UnmaskError
 from unmask.training import Training, clp, fit, tensorboard_log
 
-TAGS = {"loss/cross_entropy", "loss/clean_logit_pairing", "learning_rate", "images_per_second"}
+TAGS = {"loss/cross_entropy", "loss/clean_logit_pairing", "learning_rate", "images_per_second", "attack_share"}
 
 
 def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

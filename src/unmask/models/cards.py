@@ -10,7 +10,9 @@ from unmask.models.registry import ARCHITECTURES, MOST_CLASSES
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Return the model card in `path`: a known `architecture`, a number of `classes`, and maybe a `sha256`.
+    """Return the model card in `path`: an `architecture`, a number of `classes`, and maybe a `sha256`.
+
+    The architecture is a known one, or a user's own `module:function`, which nothing here runs.
 
     Raises CheckpointError where the file cannot be read, is not a JSON object, or one of these is not valid.
     """
@@ -41,7 +43,7 @@ def _check_architecture(name: object, path: Path) -> None:
         raise CheckpointError(
             f'The model card {path} has no "architecture"; expected one of {", ".join(sorted(ARCHITECTURES))}.'
         )
-    if name not in ARCHITECTURES:
+    if name not in ARCHITECTURES and ":" not in name:
         raise CheckpointError(f"The model card {path} cannot be used. {unknown('architecture', name, ARCHITECTURES)}")
 
 

@@ -1,6 +1,7 @@
 """Loading a classifier from one word: a packaged model, a training run, a file, a user's function, a network's name."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,18 @@ def _from_callable(spec: str, weights: Path | None) -> LoadedModel:
             f"{spec} returned a {type(model).__name__}; weights can only be loaded into a torch.nn.Module. "
             f"Leave out the weights {weights} and load them in the function."
         )
-    fit_state(model, read_state(weights), str(weights))
-    return LoadedModel(model, spec, None, f"{spec} with weights {weights}")
+    card = _card_for(spec, weights)
+    fit_state(model, read_state(weights, sha256=(card or {}).get("sha256")), str(weights))
+    return LoadedModel(model, spec, card, f"{spec} with weights {weights}")
+
+
+def _card_for(spec: str, weights: Path) -> dict[str, Any] | None:
+    """Return the card that a training of this very model left beside the weights; other files there do not count."""
+    path = find_card(weights)
+    with suppress(CheckpointError):
+        card = {} if path is None else read_card(path)
+        return card if card.get("architecture") == spec else None
+    return None
 
 
 def _from_architecture(name: str, weights: Path | None) -> LoadedModel:
@@ -121,6 +132,11 @@ def _from_architecture(name: str, weights: Path | None) -> LoadedModel:
 
 
 def _from_card(card: dict[str, Any], weights: Path) -> nn.Module:
+    if ":" in card["architecture"]:
+        raise ModelError(
+            f"The weights {weights} belong to a model of your own. A card does not decide which code runs, so name the "
+            f"function yourself: {card['architecture']} --weights {weights}"
+        )
     model = build(card["architecture"], classes=card["classes"])
     fit_state(model, read_state(weights, sha256=card.get("sha256")), str(weights))
     return model

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,23 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from unmask.contract import logits_of, usable_device
+from unmask.contract import eval_mode, logits_of, usable_device
 from unmask.data import DataSet, load_data
-from unmask.environment import code_version, hardware, packages
-from unmask.errors import CheckpointError
+from unmask.distributed import Workers, local_device
+from unmask.errors import CheckpointError, DataError, ModelError, RecipeError
 from unmask.files import make_folder, write_atomic
-from unmask.losses import predictions
 from unmask.models import build, load_model
+from unmask.models.callables import call_named
 from unmask.models.cards import read_card
-from unmask.recipes.recipe import Recipe, find_recipe, override
+from unmask.models.state import fit_state, read_state
+from unmask.recipes.cards import Inputs, card_of
+from unmask.recipes.configuration import Configuration, configure
+from unmask.recipes.recipe import Recipe, override
 from unmask.streams import derive_generator
-from unmask.training import Progress, fit
+from unmask.training import EnsembleAdversary, Progress, fit
 from unmask.training.loop import CHECKPOINTS, training_fingerprint
 
-WEIGHTS, CARD = "model.safetensors", "model.json"
+WEIGHTS, CARD, CONFIGURATION = "model.safetensors", "model.json", "recipe.toml"
 
 
 @dataclass(frozen=True)
@@ -40,69 +44,77 @@ class Trained:
 
 
 def train(
-    recipe: str | Recipe,
+    recipe: str | Path | Recipe,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     run_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
     download: bool = False,
     data: tuple[DataSet, DataSet] | None = None,
+    model: nn.Module | None = None,
     device: str | torch.device = "cpu",
     watch: Callable[[Progress], None] | None = None,
     log: Callable[[dict[str, object]], None] | None = None,
 ) -> Trained:
-    """Train a recipe (by name or value) and return the model with its card.
+    """Train a recipe (by name, as a TOML file or as a value) and return the model with its card.
 
-    `epochs` and `batch_size` replace the recipe's. With a `run_dir`, checkpoints, `log.jsonl`, `model.safetensors` and
-    `model.json` are kept there, and the same call resumes an unfinished training or returns a finished one. `data`
-    gives (train, test) sets in place of the recipe's. Raises RecipeError, DataError, CheckpointError or OutputError.
+    `seed` (default: the file's, else 0), `epochs` and `batch_size` replace the recipe's. With a `run_dir`, checkpoints,
+    `log.jsonl`, `model.safetensors`, `model.json` and, where names say it all, `recipe.toml` are kept there, and the
+    same call resumes an unfinished training or returns a finished one. `data` gives (train, test) sets in place of the
+    recipe's, `model` a module, of which a copy is trained. Under torchrun all processes share every step, and the first
+    one writes. Raises RecipeError, DataError, ModelError, CheckpointError or OutputError.
     """
-    chosen = override(find_recipe(recipe) if isinstance(recipe, str) else recipe, epochs=epochs, batch_size=batch_size)
-    device = usable_device(device)
+    configured = Configuration(recipe) if isinstance(recipe, Recipe) else configure(recipe)
+    seed = configured.seed if seed is None else seed
+    chosen = override(configured.recipe, epochs=epochs, batch_size=batch_size)
+    workers, device = Workers.here(), usable_device(local_device(str(device)))
     folder = None if run_dir is None else Path(run_dir)
     if folder is not None:
         make_folder(folder)
-    train_set, test_set = data or _load(chosen, data_dir, download)
+    train_set, test_set = data or _load(chosen, data_dir, download, workers)
     train_set, test_set = train_set.to(device), test_set.to(device)
-    model = build(chosen.architecture, classes=len(train_set.classes), generator=derive_generator(seed, "weights"))
-    model = model.to(device)
-    fingerprint = training_fingerprint(model, train_set, chosen.training, seed)
-    finished = None if folder is None else _finished(folder, fingerprint)
-    if folder is not None and finished is not None:
-        loaded = load_model(str(folder), device=device).model
-        assert isinstance(loaded, nn.Module)
-        return Trained(loaded, chosen, finished, folder)
-    fitted = fit(model, train_set, chosen.training, seed=seed, run_dir=folder, watch=watch, log=log).requires_grad_(
-        False
-    )
-    card = _card(chosen, fitted, train_set, test_set, seed, fingerprint, device)
+    if data is not None:
+        chosen = replace(chosen, data=train_set.name, held_out=0)
+    if model is not None:
+        chosen = replace(chosen, architecture=f"{type(model).__module__}:{type(model).__qualname__}")
+    network = (_build(chosen, train_set, seed) if model is None else deepcopy(model)).to(device)
+    _check_fit(chosen.architecture, network, train_set)
+    ready = _with_surrogates(chosen, train_set, device)
+    fingerprint = training_fingerprint(network, train_set, ready.training, seed)
+    given = tuple(name for name, one in (("data", data), ("model", model)) if one is not None)
+    inputs = Inputs(chosen, seed, train_set, test_set, fingerprint, given)
     if folder is not None:
-        payload = save({name: tensor.contiguous() for name, tensor in fitted.cpu().state_dict().items()})
-        card["sha256"] = hashlib.sha256(payload).hexdigest()
+        look: Callable[[], dict[str, Any]] = partial(_finished, folder, fingerprint) if workers.leads else dict
+        card = workers.broadcast(workers.together(look))
+        if card:
+            fit_state(network, read_state(folder / WEIGHTS, sha256=card.get("sha256")), str(folder / WEIGHTS))
+            return Trained(network.eval().requires_grad_(False), chosen, card, folder)
+        if workers.leads:
+            _write_configuration(folder, inputs)
+    fitted = fit(network, train_set, ready.training, seed=seed, run_dir=folder, watch=watch, log=log)
+    fitted.requires_grad_(False)
+    finish: Callable[[], dict[str, Any]] = partial(_finish, fitted, inputs, folder, device) if workers.leads else dict
+    return Trained(fitted, chosen, workers.broadcast(workers.together(finish)), folder)
+
+
+def _finish(model: nn.Module, inputs: Inputs, folder: Path | None, device: torch.device) -> dict[str, Any]:
+    """Write weights and card, and return the card."""
+    payload = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
+    card = card_of(model, inputs, payload, device)
+    if folder is not None:
         write_atomic(folder / WEIGHTS, payload)
         write_atomic(folder / CARD, json.dumps(card, indent=2).encode())
-        fitted.to(device)
-    return Trained(fitted, chosen, card, folder)
+    return card
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, data: DataSet, batch_size: int = 1000) -> float:
-    """Return the share of the data that the model classifies correctly."""
-    right = 0
-    for index in torch.arange(len(data)).split(batch_size):
-        batch = data.select(index)
-        right += int((predictions(logits_of(model, batch.pixels())) == batch.labels).sum())
-    return right / len(data)
-
-
-def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the card of a finished training of these very settings, None if there is none, or refuse another's."""
+def _finished(folder: Path, fingerprint: str) -> dict[str, Any]:
+    """Return the card of a finished training of these very settings, {} if there is none, or refuse another's."""
     if not (folder / CARD).is_file():
         if (folder / WEIGHTS).exists() and not (folder / CHECKPOINTS).is_dir():
             raise CheckpointError(f"{folder} holds a {WEIGHTS} that no training left there. Use another --run-dir.")
-        return None
+        return {}
     card = read_card(folder / CARD)
     if card.get("fingerprint") != fingerprint:
         raise CheckpointError(
@@ -112,43 +124,84 @@ def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return card
 
 
-def _load(recipe: Recipe, data_dir: str | Path | None, download: bool) -> tuple[DataSet, DataSet]:
-    train_set, test_set = (
-        load_data(recipe.data, split, data_dir=data_dir, download=download) for split in ("train", "test")
-    )
-    if recipe.held_out:
-        train_set = train_set.select(torch.arange(recipe.held_out, len(train_set)))
-    return train_set, test_set
+def _write_configuration(folder: Path, inputs: Inputs) -> None:
+    """Leave the settings as a file that trains the same again, if there can be one."""
+    text = inputs.toml()
+    # With checkpoints the file is there already, or belongs to another training, as which this one is then refused.
+    if text is not None and not any((folder / CHECKPOINTS).glob("*")):
+        write_atomic(folder / CONFIGURATION, text.encode())
 
 
-def _card(
-    recipe: Recipe,
-    model: nn.Module,
-    train_set: DataSet,
-    test_set: DataSet,
-    seed: int,
-    fingerprint: str,
-    device: str | torch.device,
-) -> dict[str, Any]:
-    training = recipe.training.describe()
-    command = (
-        f"unmask train {recipe.name} --epochs {recipe.training.epochs} --batch-size {recipe.training.batch_size} "
-        f"--seed {seed}"
-    )
-    return {
-        "name": recipe.name,
-        "architecture": recipe.architecture,
-        "classes": len(train_set.classes),
-        "data": recipe.data,
-        "threat": recipe.threat.describe(),
-        "usual_attack": recipe.usual_attack,
-        "recipe": recipe.name,
-        "objective": training.pop("objective"),
-        "training": {**training, "seed": seed, "examples": len(train_set), "data_fingerprint": train_set.fingerprint()},
-        "figures": {"clean_accuracy": round(accuracy(model, test_set), 4), "test_examples": len(test_set)},
-        "command": command,
-        "hardware": hardware(device),
-        "packages": packages(),
-        "version": code_version(),
-        "fingerprint": fingerprint,
-    }
+def _load(recipe: Recipe, data_dir: str | Path | None, download: bool, workers: Workers) -> tuple[DataSet, DataSet]:
+    def both(fetch: bool = False) -> tuple[DataSet, DataSet]:
+        train_set, test_set = (
+            load_data(recipe.data, split, data_dir=data_dir, download=fetch) for split in ("train", "test")
+        )
+        return train_set, test_set
+
+    if download:
+        workers.together(lambda: both(fetch=True) if workers.leads else None)  # two must not fetch to one file
+    train_set, test_set = both()
+    if train_set.split == test_set.split:
+        raise DataError(
+            f"'{recipe.data}' has no splits, so that it would be tested on what it was trained on. Give an .npz file "
+            "with x_train, y_train, x_test and y_test, or a folder with the folders train and test."
+        )
+    if train_set.classes != test_set.classes:
+        raise DataError(
+            f"The classes of '{recipe.data}' are {len(train_set.classes)} for training and {len(test_set.classes)} for "
+            "testing, or have other names. Give both splits the same ones."
+        )
+    if not 0 <= recipe.held_out < len(train_set):
+        raise RecipeError(f"held_out is {recipe.held_out}; expected 0 to {len(train_set) - 1} of the training images.")
+    return train_set.select(torch.arange(recipe.held_out, len(train_set))), test_set
+
+
+def _build(recipe: Recipe, data: DataSet, seed: int) -> nn.Module:
+    """Return the network as it starts: one by name, or what the user's function makes, drawn by the seed."""
+    generator = derive_generator(seed, "weights")
+    if ":" not in recipe.architecture:
+        return build(recipe.architecture, classes=len(data.classes), generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        model = call_named(recipe.architecture)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{recipe.architecture} returned a {type(model).__name__}; only a torch.nn.Module can be trained."
+        )
+    return model
+
+
+@torch.no_grad()
+def _check_fit(name: str, model: nn.Module, data: DataSet) -> None:
+    """Raise ModelError unless the model takes the images and answers with the data's classes."""
+    images = data.select(torch.arange(min(2, len(data)))).pixels()
+    with eval_mode(model):
+        try:
+            classes = logits_of(model, images).shape[1]
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ModelError(
+                f"{name} cannot take images of shape {data.input_shape} of {data.name}: {str(error).splitlines()[0]}. "
+                "Give a model for such images (--model), or other data (--data)."
+            ) from error
+    if classes != len(data.classes):
+        raise ModelError(
+            f"{name} answers with {classes} classes, but {data.name} has {len(data.classes)}. Give the model's last "
+            "layer as many."
+        )
+
+
+def _with_surrogates(recipe: Recipe, data: DataSet, device: torch.device) -> Recipe:
+    """Load the fixed models that an ensemble adversary names."""
+    training = recipe.training
+    adversary = training.objective.adversary
+    if not isinstance(adversary, EnsembleAdversary) or adversary.models:
+        return recipe
+    loaded = [load_model(name, device=device).model for name in adversary.surrogates]
+    models = tuple(model for model in loaded if isinstance(model, nn.Module))
+    if len(models) < len(loaded):
+        raise ModelError("A surrogate is no torch.nn.Module: name packaged models or folders that a training left.")
+    for name, model in zip(adversary.surrogates, models, strict=True):
+        _check_fit(f"The surrogate {name}", model, data)
+    objective = replace(training.objective, adversary=replace(adversary, models=models))
+    return replace(recipe, training=replace(training, objective=objective))
