@@ -39,7 +39,7 @@ def mnist_fast_at() -> Recipe:
         "Fast adversarial training: one step of 1.25 eps from a random point of the ball",
         fast_adversarial_training(THREAT),
         Optimizer("adam", 5e-3),
-        epochs=20,
+        epochs=10,
     )
 
 
