@@ -10,7 +10,16 @@ from unmask.errors import ModelError
 from unmask.models import ARCHITECTURES, build
 from unmask.models.initialization import he_normal, initialized
 
-HE = ["lenet", "lenet-half", "strided-cnn", "digits-cnn", "resnet20-v2", "resnet50-v2", "inception-v3"]
+HE = [
+    "lenet",
+    "lenet-half",
+    "strided-cnn",
+    "strided-cnn-wide",
+    "digits-cnn",
+    "resnet20-v2",
+    "resnet50-v2",
+    "inception-v3",
+]
 # TensorFlow's constants: epsilon, the share of the statistics that a step replaces, and how many layers have them.
 BATCH_NORM = {
     "resnet20-v2": (1e-3, 0.001, 18),

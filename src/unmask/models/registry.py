@@ -13,7 +13,7 @@ from unmask.models.lenet import lenet, lenet_half, lenet_madry
 from unmask.models.resnet import resnet20_v2
 from unmask.models.resnet50_v2 import resnet50_v2
 from unmask.models.revnet import revnet_9, revnet_38
-from unmask.models.strided import strided_cnn
+from unmask.models.strided import strided_cnn, strided_cnn_wide
 from unmask.models.wide_resnet import wrn_28_10
 
 MOST_CLASSES = 100_000
@@ -33,7 +33,10 @@ _ALL = (
     Architecture("lenet", lenet, (1, 28, 28), "3x3 LeNet for MNIST, He initialisation (Mosbach et al. 2018)"),
     Architecture("lenet-half", lenet_half, (1, 28, 28), "lenet with half the channels and 256 hidden units"),
     Architecture("lenet-madry", lenet_madry, (1, 28, 28), "5x5 LeNet for MNIST (Madry et al. 2018)"),
-    Architecture("strided-cnn", strided_cnn, (1, 28, 28), "two strided convolutions, for training in minutes"),
+    Architecture("strided-cnn", strided_cnn, (1, 28, 28), "two strided convolutions (Wong & Kolter 2018)"),
+    Architecture(
+        "strided-cnn-wide", strided_cnn_wide, (1, 28, 28), "strided-cnn with twice the channels, 256 hidden units"
+    ),
     Architecture("resnet20-v2", resnet20_v2, (3, 32, 32), "pre-activation ResNet-20, width 64 (Mosbach et al. 2018)"),
     Architecture("wrn-28-10", wrn_28_10, (3, 32, 32), "wide ResNet with Madry's blocks (Shafahi et al. 2018)"),
     Architecture(

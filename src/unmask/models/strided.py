@@ -33,3 +33,8 @@ class StridedCNN(nn.Module):
 def strided_cnn(classes: int, generator: torch.Generator) -> StridedCNN:
     """Build it with 16 and 32 channels and 100 hidden units (166,406 parameters for 10 classes)."""
     return initialized(lambda: StridedCNN(classes, channels=(16, 32), hidden=100), he_normal, generator)
+
+
+def strided_cnn_wide(classes: int, generator: torch.Generator) -> StridedCNN:
+    """Build it with 32 and 64 channels and 256 hidden units (839,018 parameters for 10 classes)."""
+    return initialized(lambda: StridedCNN(classes, channels=(32, 64), hidden=256), he_normal, generator)

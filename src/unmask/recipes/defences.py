@@ -26,9 +26,17 @@ from unmask.training import (
 WATCHED = Validation(images=1000, by="robust", threat=THREAT, steps=20, collapse=0.3)
 
 
-def _small(name: str, summary: str, objective: Objective, optimizer: Optimizer, *, epochs: int) -> Recipe:
+def _small(
+    name: str,
+    summary: str,
+    objective: Objective,
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    architecture: str = "strided-cnn",
+) -> Recipe:
     training = Training(objective, optimizer, CyclicRate(), epochs=epochs, batch_size=100, validation=WATCHED)
-    return Recipe(f"mnist-{name}", summary, "mnist", "strided-cnn", THREAT, training)
+    return Recipe(f"mnist-{name}", summary, "mnist", architecture, THREAT, training)
 
 
 @recipe
@@ -40,6 +48,7 @@ def mnist_fast_at() -> Recipe:
         fast_adversarial_training(THREAT),
         Optimizer("adam", 5e-3),
         epochs=10,
+        architecture="strided-cnn-wide",
     )
 
 
