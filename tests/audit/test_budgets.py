@@ -128,3 +128,10 @@ def test_blocked_gradients_are_looked_through_by_all_moves_or_by_one():
     both = {attack.name: attack for attack in moves(10, THREAT, Reach(own=True, blocked=("round",)))}
     extra = set(both) - {attack.name for attack in moves(10, THREAT)}
     assert extra == {"straight-through"} and both["straight-through"].settings["gradients"] == "straight-through"
+
+
+@pytest.mark.parametrize("access", ["scores", "labels"])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_named_budget_can_be_spent_on_a_black_box(budget, access):
+    plan = make_plan(budget, THREAT, 10, None, access=access)
+    assert plan.attacks and plan.attacks[0].cost(0) < BUDGETS[budget].queries

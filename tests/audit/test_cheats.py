@@ -32,8 +32,8 @@ def test_a_threshold_is_looked_through_and_named(network, digits):
         return network((images >= 0.5).to(images))
 
     x, y, threat = digits.pixels(), digits.labels, unmask.Linf(0.2)
-    result = unmask.audit(binary, x, y, threat)
-    by_queries = unmask.audit(binary, x, y, threat, access="scores", claim=None, diagnostics=False)
+    result = unmask.audit(binary, x, y, threat, budget="quick")
+    by_queries = unmask.audit(binary, x, y, threat, budget="quick", access="scores", claim=None, diagnostics=False)
     finding = next(finding for finding in result.findings if finding.check == "gradients")
     assert finding.status == "fail" and finding.evidence["blocked_by"] == ["ge"] and "through ge" in finding.summary
     assert result.verdict.label == "masked"

@@ -32,7 +32,7 @@ from unmask.errors import AuditError, unknown
 from unmask.threat import ThreatModel
 
 DRAWS = 5
-LONGEST_SEARCH = 5_000
+OPENING_SEARCH, LONGEST_SEARCH = 200, 5_000
 EXACT = Reach()
 
 
@@ -102,7 +102,7 @@ def moves(classes: int, threat: ThreatModel, reach: Reach = EXACT) -> tuple[Plan
     return tuple(found)
 
 
-def queries_only(threat: ThreatModel, opening: int = 200) -> tuple[PlannedAttack, ...]:
+def queries_only(threat: ThreatModel, opening: int = OPENING_SEARCH) -> tuple[PlannedAttack, ...]:
     """Return the attacks for a model that answers with logits alone; the first takes `opening` queries."""
     squares = (stripes_search(opening), square_search()) if threat.norm in NORMS else ()
     return (*squares, noise(), query_ascent())
@@ -180,7 +180,7 @@ def _black_box(budget: str | int, threat: ThreatModel, access: Access, seed: int
             description="along the decision boundary, by predicted classes alone",
         )
         return _fixed((noise(DRAWS, restarts=1), walk), str(budget))
-    attacks = queries_only(threat)
+    attacks = queries_only(threat, max(1, min(OPENING_SEARCH, queries // 2)))
     _refuse_too_few(queries, 2 + CHECK + attacks[0].cost(0), "the clean images and the first attack")
     return Plan(attacks, replace(_opened_by(attacks[0], attacks, seed), per_image=float(queries)), str(budget))
 
