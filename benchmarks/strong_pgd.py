@@ -1,9 +1,9 @@
 """What the usual strong attack costs, PGD of 200 steps and 100 restarts, beside the default audit on the same images.
 
 Mosbach et al. 2018 needed such attacks to break CLP and LSQ, and asked for cheaper ones. PGD is ours (cross-entropy, a
-random start per restart, steps of 50/255 as in their strongest attack) and drops an image as soon as it is broken, so its evaluations are fewer than the nominal
-2 x 200 x 100 of an attack that does not; both ratios are printed. The audit is the one of `attack_cost.py`, checks
-included. Results: `benchmarks/results/strong_pgd.json` and `.md`.
+random start per restart, steps of 50/255 as in their strongest attack) and drops an image as soon as it is broken, so
+its evaluations are fewer than the nominal 2 x 200 x 100 of an attack that does not; both ratios are printed. The audit
+is the one of `attack_cost.py`, checks included. Results: `benchmarks/results/strong_pgd.json` and `.md`.
 
     python benchmarks/strong_pgd.py --data-dir ../shared/data
 """
