@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -33,7 +34,7 @@ Memory = dict[str, Tensor]
 GAUSSIAN_START = 1e-3
 
 
-class Adversary:
+class Adversary(ABC):
     """What an objective asks for points near its images.
 
     `replays` is how many steps in a row are made with the same images; `memory` holds what an adversary keeps from
@@ -42,18 +43,18 @@ class Adversary:
 
     replays = 1
 
+    @abstractmethod
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, streams: Streams, memory: Memory | None = None
     ) -> Tensor:
         """Return points near x (B, C, H, W), y (B,)."""
-        raise NotImplementedError
 
-    def learn(self, x: Tensor, x_adv: Tensor, memory: Memory) -> None:
+    def learn(self, x: Tensor, x_adv: Tensor, memory: Memory) -> None:  # noqa: B027 - most learn nothing
         """Take in the gradient that the objective's backward pass left at x_adv, if the adversary asked for one."""
 
+    @abstractmethod
     def describe(self) -> dict[str, object]:
         """Return the adversary as plain values, for records and fingerprints."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
