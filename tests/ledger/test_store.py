@@ -577,7 +577,7 @@ def two_writers(run_dir, scenario, last_round):
             rows = [scenario.event(number, entry.attack, entry.restart, example) for example in mine]
             kept = [row.id for row in rows if number > 0 and (row.status == "broken" or row.id % 2 == 0)]
             x_adv = np.array([scenario.image(number, example) for example in kept], dtype=np.float32)
-            other.adopt(rows, x_adv, kept, **turn, seconds=1.0)
+            other.commit(rows, x_adv, kept, **turn, seconds=1.0, elsewhere=True)
     return pair
 
 

@@ -366,6 +366,10 @@ class TestSharing:
             results.append(fit(Flat(), few, training, seed=0))
         torch.testing.assert_close(results[0].weight, results[1].weight, rtol=1e-4, atol=1e-5)
 
+    def test_weights_perturbed_by_parts_of_a_batch_are_refused(self) -> None:
+        with pytest.raises(RecipeError, match="gradient of the whole batch"):
+            Training(adversarial_training(ADVERSARY), accumulate=2, weight_adversary=WeightAdversary(0.01))
+
     def test_a_term_of_the_whole_batch_is_refused(self, few: DataSet) -> None:
         with pytest.raises(RecipeError, match="frobenius_logit_squeezing is no mean over images"):
             fit(Flat(), few, Training(frobenius_lsq(0.1), SGD, epochs=1, accumulate=2), seed=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 
 from unmask.attacks import hop_skip_jump
 from unmask.attacks.square import NORMS
@@ -119,11 +119,10 @@ def make_plan(
 ) -> Plan:
     """Return the claim's attack, if any, and those of a budget for K classes, with their schedule.
 
-    `reach` says which gradients the model has: without any, the adaptive budgets spend all on queries.
-
     `budget` is a name of BUDGETS or PLANS, a number of evaluations per image, attacks of your own, which are run in
     turn, or a whole Plan, which is taken as it is. With `access` to less than gradients no image gets more queries than
-    the number, or the budget's name, allows. Raises AuditError for an unknown budget, access or claim, for two attacks
+    the number, or the budget's name, allows. `reach` says which gradients the model has: without any, the adaptive
+    budgets spend all on queries. Raises AuditError for an unknown budget, access or claim, for two attacks
     of one name, for a claim or plan that needs gradients where there are none, and for a number of evaluations that the
     claim alone may use up.
     """
@@ -145,22 +144,23 @@ def make_plan(
         if claim is not None:
             _refuse_gradients(access, f"the claim's attack '{claim}'")
         return _black_box(budget, threat, access, seed)
-    if not isinstance(budget, str):
+    if isinstance(budget, int):
         _refuse_too_few(budget, 2 + sum(attack.cost(0) for attack in claimed), "the clean images and the claim")
-    chosen = BUDGETS[budget] if isinstance(budget, str) else None
     if reach.own or reach.blocked:
         attacks = (*claimed, *moves(classes, threat, reach))
         schedule = Adaptive(attacks, seed=seed)
     else:
-        most = chosen.per_survivor if chosen else float(cast(int, budget))
+        most = budget if isinstance(budget, int) else BUDGETS[budget].per_survivor
         attacks = (*claimed, *queries_only(threat, int(min(LONGEST_SEARCH, max(1, most / 2)))))
         schedule = _opened_by(attacks[len(claimed)], attacks, seed)
     check_plan(attacks)
-    if chosen:
-        schedule = replace(schedule, per_survivor=chosen.per_survivor, least_rate=chosen.least_rate)
-    else:
-        schedule = replace(schedule, most=float(cast(int, budget)))
-    return Plan(attacks, schedule, str(budget))
+    return Plan(attacks, _limited(schedule, budget), str(budget))
+
+
+def _limited(schedule: Adaptive, budget: str | int) -> Adaptive:
+    if isinstance(budget, int):
+        return replace(schedule, most=float(budget))
+    return replace(schedule, per_survivor=BUDGETS[budget].per_survivor, least_rate=BUDGETS[budget].least_rate)
 
 
 def _opened_by(opener: PlannedAttack, attacks: tuple[PlannedAttack, ...], seed: int) -> Adaptive:

@@ -265,7 +265,7 @@ class _Survey:
         shares = self.workers.everywhere(lambda: [self._run_batch(*batches[number]) for number in mine])
         for rank, share in enumerate(shares):
             for found in share if rank != self.workers.rank else ():
-                self._take(found, self.ledger.adopt)
+                self._take(found, elsewhere=True)
 
     def _missing(self, turn: Turn) -> list[Tensor]:
         """Return the batches of a round, without what is recorded."""
@@ -298,13 +298,13 @@ class _Survey:
         events = [event._replace(seconds=seconds / len(events)) for event in events]
         kept = self._improved(events)
         found = _Found(turn, events, self.ids[rows][kept].numpy(), x_adv[kept].numpy(), seconds, errors)
-        self._take(found, self.ledger.commit)
+        self._take(found)
         return found
 
-    def _take(self, found: _Found, record: Callable[..., None]) -> None:
+    def _take(self, found: _Found, *, elsewhere: bool = False) -> None:
         """Record what a batch found, and know it from now on."""
         turn = found.turn
-        record(
+        self.ledger.commit(
             found.events,
             found.x_adv,
             found.kept,
@@ -312,6 +312,7 @@ class _Survey:
             attack=turn.attack,
             restart=turn.restart,
             seconds=found.seconds,
+            elsewhere=elsewhere,
         )
         self._keep(found.kept, found.x_adv)
         self._note(found.events)

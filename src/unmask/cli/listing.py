@@ -105,10 +105,11 @@ def _budgets() -> Listing:
 
 
 def _moves() -> Listing:
+    from unmask.attacks.straight_through import Reach
     from unmask.audit.budgets import moves
     from unmask.threat import Linf
 
-    found = moves(10, Linf("8/255"))
+    found = moves(10, Linf("8/255"), Reach(own=True, blocked=("any",)))
     return ["name", "evaluations", "what"], [(one.name, str(one.cost(0)), one.description) for one in found]
 
 

@@ -224,8 +224,9 @@ class Ledger:
         attack: str,
         restart: int,
         seconds: float,
+        elsewhere: bool = False,
     ) -> None:
-        """Record one batch of a round, whole or not at all.
+        """Record one batch of a round, whole or not at all; only take it in where another process wrote it to this run.
 
         `x_adv` (M, C, H, W) holds the images to keep and `kept` (M,) their ids: every break after the clean round, and
         survivors whose best margin improved. Raises LedgerError for rows that do not belong to the round or were
@@ -233,24 +234,10 @@ class Ledger:
         """
         rows = [normal(row) for row in rows]
         batch, kept_ids, pixels = self._checked(rows, x_adv, kept, (round, attack, restart), seconds)
-        self._store.commit(batch, rows, kept_ids, pixels)
-        self._take_in(rows)
-
-    def adopt(
-        self,
-        rows: Sequence[ExampleEvent],
-        x_adv: npt.ArrayLike,
-        kept: npt.ArrayLike,
-        *,
-        round: int,
-        attack: str,
-        restart: int,
-        seconds: float,
-    ) -> None:
-        """Take in a batch that another process has committed to this run; arguments and errors as for `commit`."""
-        rows = [normal(row) for row in rows]
-        batch, kept_ids, pixels = self._checked(rows, x_adv, kept, (round, attack, restart), seconds)
-        self._store.adopt(batch, kept_ids, pixels)
+        if elsewhere:
+            self._store.adopt(batch, kept_ids, pixels)
+        else:
+            self._store.commit(batch, rows, kept_ids, pixels)
         self._take_in(rows)
 
     def events(self) -> list[ExampleEvent]:

@@ -88,6 +88,11 @@ class Training:
             raise RecipeError(f"accumulate is {self.accumulate}; expected 1 to the batch size, {self.batch_size}.")
         if self.replays > 1 and self.accumulate > 1:
             raise RecipeError("An adversary that replays its batches cannot accumulate passes: set accumulate to 1.")
+        if self.weight_adversary is not None and self.accumulate > 1:
+            raise RecipeError(
+                "A weight adversary follows the gradient of the whole batch, but accumulated passes see parts of it: "
+                "set accumulate to 1."
+            )
         if self.sync_batch_norm and not torch.cuda.is_available():
             raise RecipeError("sync_batch_norm needs CUDA, which is not available here: leave it out.")
 
