@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unmask import attacks, losses, models
-    from unmask.audit import AuditResult, Subject, audit
+    from unmask.audit import AuditResult, Subject, audit, diagnose
     from unmask.data import DataSet, load_data
     from unmask.environment import code_version
     from unmask.errors import UnmaskError
@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "attacks",
     "audit",
+    "diagnose",
     "load_data",
     "load_run",
     "losses",
@@ -55,6 +56,7 @@ _HOMES = {
     "AuditResult": "audit",
     "Subject": "audit",
     "audit": "audit",
+    "diagnose": "audit",
     "DataSet": "data",
     "load_data": "data",
     "UnmaskError": "errors",

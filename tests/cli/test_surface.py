@@ -15,7 +15,10 @@ SURFACE = {
     "data info": "name --split --data-dir --download --json",
     "data prepare": "name archive --data-dir",
     "demo": "--run-dir --seed --json",
+    "diagnose": "model studies --weights --data --split --n --sample --eps --norm --grid --restarts --points --directions "
+    "--images --attack --seed --run-dir --batch-size --data-dir --download --device --format --json",
     "doctor": "--data-dir --json",
+    "figure": "kind runs --format --columns --output --name --image --json",
     "list": "kind --data-dir --json",
     "report": "runs --output --json",
     "train": "recipe --set --data --model --epochs --batch-size --seed --run-dir --data-dir --download --device --log "

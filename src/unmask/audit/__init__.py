@@ -4,9 +4,11 @@ import sys
 from types import ModuleType
 
 from unmask.audit.budgets import ACCESS, BUDGETS, PLANS, Plan, make_plan
+from unmask.audit.diagnose import USUAL_STUDIES, DiagnosisProgress, diagnose, study_names
 from unmask.audit.plan import PlannedAttack, Task
 from unmask.audit.runner import AuditProgress, AuditResult, audit
 from unmask.audit.spec import Subject
+from unmask.audit.studies import STUDIES, Settings, Study
 from unmask.audit.verdict import Verdict, decide
 from unmask.audit.verification import Replay, verify
 
@@ -14,17 +16,24 @@ __all__ = [
     "ACCESS",
     "BUDGETS",
     "PLANS",
+    "STUDIES",
+    "USUAL_STUDIES",
     "AuditProgress",
     "AuditResult",
+    "DiagnosisProgress",
     "Plan",
     "PlannedAttack",
     "Replay",
+    "Settings",
+    "Study",
     "Subject",
     "Task",
     "Verdict",
     "audit",
     "decide",
+    "diagnose",
     "make_plan",
+    "study_names",
     "verify",
 ]
 

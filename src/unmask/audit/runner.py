@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -16,26 +16,18 @@ from torch import Tensor
 from unmask.attacks.fast_passes import fast_passes
 from unmask.attacks.straight_through import Reach, reach
 from unmask.audit.budgets import Access, Plan, make_plan
+from unmask.audit.checks import Audited, recorded, sampled
+from unmask.audit.inputs import checked_images, first_look
 from unmask.audit.judge import failed, judge, predict
 from unmask.audit.plan import CLAIM, PlannedAttack, Task
 from unmask.audit.schedule import CLEAN, Fixed, History, Rows, Turn
 from unmask.audit.sharing import OVERHEAD, cut, dealt
 from unmask.audit.spec import Subject, make_spec
 from unmask.audit.verdict import Verdict, decide
-from unmask.contract import Model, check_images, check_labels, check_not_probabilities, eval_mode, logits_of
-from unmask.diagnostics import (
-    Finding,
-    claim_gap,
-    determinism,
-    eight_bit,
-    eps_curve,
-    gradients,
-    limited_access,
-    restart_losses,
-    train_mode,
-)
+from unmask.contract import Model, eval_mode
+from unmask.diagnostics import Finding
 from unmask.distributed import Workers
-from unmask.errors import AuditError, DataError, UnmaskError
+from unmask.errors import AuditError
 from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Run, Spec, queries
 from unmask.ledger.store import differences
 from unmask.streams import Streams
@@ -43,7 +35,6 @@ from unmask.threat import ThreatModel
 
 BATCH_SIZE = 256
 LOOKED_AT = 8
-SAMPLE, FEW = 30, 3
 
 
 @dataclass(frozen=True)
@@ -133,45 +124,18 @@ def audit(
     an unknown budget or claim, LedgerError if `run_dir` belongs to another run, OutputError if it cannot be written,
     WorkersError if another process failed or was lost.
     """
-    check_images(x, threat.low, threat.high)
-    check_labels(y, len(x))
-    if not len(x):
-        raise DataError("There are no images to audit; give at least one.")
-    if batch_size < 1:
-        raise AuditError(f"The batch size is {batch_size}; expected 1 or more.")
-    x, ids = x.detach().float(), torch.arange(len(x)) if ids is None else ids.cpu()
-    if ids.shape != y.shape or len(ids.unique()) != len(ids):
-        raise DataError(
-            f"Example ids came as shape {tuple(ids.shape)}; expected {len(y)} different numbers, one per image."
-        )
+    x, ids = checked_images(x, y, ids, threat, batch_size)
     workers = Workers.here() if workers is None else workers
     with eval_mode(model) as was_training:
-        classes = _first_look(model, x, y, batch_size)
+        classes = first_look(model, x, y, batch_size)
         gradients_reach = reach(model, x[:LOOKED_AT], y[:LOOKED_AT]) if access == "gradients" else Reach()
         plan = make_plan(budget, threat, classes, claim, seed, access, gradients_reach)
         spec = make_spec(model, x, y, ids, threat, plan, seed, batch_size, classes, subject or Subject())
         with _opened(workers, None if run_dir is None else Path(run_dir), spec, x, y, ids) as ledger:
             survey = _Survey(model, x, y, ids, threat, plan, seed, batch_size, ledger, watch, workers)
             survey.run_rounds()
-            findings = _findings(survey, classes, was_training, diagnostics, access, gradients_reach.blocked)
+            findings = _findings(survey, was_training, diagnostics, access, gradients_reach.blocked)
             return survey.conclude(findings)
-
-
-@torch.no_grad()
-def _first_look(model: Model, x: Tensor, y: Tensor, batch_size: int) -> int:
-    """Return the number of classes, after checking the model's answers to the first batch."""
-    try:
-        logits = logits_of(model, x[:batch_size])
-    except UnmaskError:
-        raise
-    except Exception as error:
-        raise AuditError(
-            f"The model cannot be run on images of shape {tuple(x[:batch_size].shape)}: {type(error).__name__}: "
-            f"{error}. Check that model and data belong together, and that they are on the same device."
-        ) from error
-    check_not_probabilities(logits)
-    check_labels(y, len(x), logits.shape[1])
-    return logits.shape[1]
 
 
 def _opened(workers: Workers, run_dir: Path | None, spec: Spec, x: Tensor, y: Tensor, ids: Tensor) -> Ledger:
@@ -392,23 +356,6 @@ class _Survey:
             if event.round > 0 and (event.status == "broken" or event.margin > float(self.best_margin[row])):
                 self.best_margin[row] = event.margin
 
-    def claim(self) -> list[Finding]:
-        """Return the finding on the claim, where there is one."""
-        run, n = self.ledger.run(), len(self.x)
-        claimed, robust = queries.claimed_accuracy(run), queries.robust_accuracy(run)
-        if claimed is None:
-            return []
-        overlooked = queries.wilson_interval(round((claimed - robust) * n), n)
-        return [claim_gap(claimed, robust, overlooked, str(run.spec.claim))]
-
-    def as_files(self) -> Finding:
-        """Return the finding on 8-bit images."""
-        never = torch.iinfo(torch.int64).max
-        fell = ((self.fell_in > 0) & (self.fell_in < never)).nonzero().flatten().to(self.x.device)
-        standing, n = int((self.fell_in == never).sum()), len(self.x)
-        x_adv, x, y = self.best[fell], self.x[fell], self.y[fell]
-        return eight_bit(self.model, x_adv, x, y, self.threat, standing / n, n, self.batch_size)
-
     def conclude(self, findings: Sequence[Finding]) -> AuditResult:
         """Record findings, verdict and figures, and return them with the best image of every example."""
         if not self.ledger.sealed:
@@ -428,7 +375,7 @@ class _Survey:
         result = ResultEntry.model_validate(
             {
                 "headline": headline,
-                "verdict": {"label": verdict.label, "reasons": list(verdict.reasons)},
+                "verdict": asdict(verdict),
                 "clean_accuracy": clean,
                 "claimed_accuracy": claimed,
                 "robust_accuracy": robust,
@@ -458,39 +405,26 @@ class _Survey:
 
 
 def _findings(
-    survey: _Survey, classes: int, was_training: bool, diagnostics: bool, access: Access, blocked: tuple[str, ...]
+    survey: _Survey, was_training: bool, diagnostics: bool, access: Access, blocked: tuple[str, ...]
 ) -> tuple[Finding, ...]:
-    """Return the recorded findings of a finished run, or make them."""
+    """Return the recorded findings of a finished run, or make them; checks are shared out among the processes."""
     if survey.ledger.sealed:
         return tuple(Finding(**finding.model_dump()) for finding in survey.ledger.findings())
-    findings = [
-        *survey.claim(),
-        *filter(None, (train_mode(was_training), limited_access(access))),
-    ]
-    checks = _checks(survey, classes, access, blocked) if diagnostics else []
+    audited = Audited(
+        survey.model,
+        survey.x,
+        survey.y,
+        survey.ids,
+        survey.threat,
+        survey.seed,
+        survey.batch_size,
+        survey.plan.attacks,
+        survey.ledger.run(complete=True),
+        survey.best,
+        access,
+        blocked,
+        was_training,
+    )
+    checks = sampled(audited) if diagnostics else []
     done = survey.workers.everywhere(lambda: [check() for check in survey.workers.share(checks)])
-    return (*findings, *(done[number % len(done)][number // len(done)] for number in range(len(checks))))
-
-
-def _checks(survey: _Survey, classes: int, access: Access, blocked: tuple[str, ...]) -> list[Callable[[], Finding]]:
-    """Return the diagnostics of a model, to be shared out among the processes."""
-    model, threat = survey.model, survey.threat
-    # Pixels of another range have no 8-bit form.
-    checks: list[Callable[[], Finding]] = [survey.as_files] if (threat.low, threat.high) == (0.0, 1.0) else []
-    correct = (survey.fell_in > 0).nonzero().flatten().to(survey.x.device)
-    if not len(correct):
-        return checks
-    sample, few = correct[:SAMPLE], correct[:FEW]
-    x, y = survey.x[sample], survey.y[sample]
-    checks.append(lambda: determinism(model, x))
-    if access != "gradients":
-        return checks
-    ids = survey.ids[sample.cpu()].tolist()
-    streams = Streams.derive(survey.seed, ids, "diagnostics", device=x.device)
-    starts = streams.child("restart_losses").select(torch.arange(len(few)))
-    return [
-        *checks,
-        lambda: gradients(model, x, y, threat, streams.child("gradients"), blocked),
-        lambda: eps_curve(model, x, y, threat, streams.child("eps_curve"), classes),
-        lambda: restart_losses(model, survey.x[few], survey.y[few], threat, starts, ids[: len(few)]),
-    ]
+    return (*recorded(audited), *(done[number % len(done)][number // len(done)] for number in range(len(checks))))

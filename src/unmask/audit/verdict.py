@@ -13,12 +13,17 @@ KEPT = 0.25
 FEWEST = 20
 
 
+UNSTABLE = ("determinism", "batch_dependence")
+MASKING = ("claim_gap", "gradients", "query_breaks")
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What the audit concludes, and why."""
+    """What the audit concludes, why, and what would change it."""
 
     label: Label
     reasons: tuple[str, ...]
+    change: tuple[str, ...] = ()
 
 
 def decide(
@@ -26,39 +31,49 @@ def decide(
 ) -> Verdict:
     """Return the verdict. Rules, the first that applies:
 
-    1. inconclusive: some example ended in an error or was not run, the model is randomised, or there are fewer than
-       20 images;
+    1. inconclusive: some example ended in an error or was not run, the model is randomised or its answers depend on the
+       batch, or there are fewer than 20 images;
     2. masked: the claim looked robust (a quarter of the clean accuracy or more), and the usual attack surely overlooks
-       more than 5 points and a third or more of what it leaves, or gradients are missing or zero on most images;
+       more than 5 points and a third or more of what it leaves, or gradients are missing or zero on most images, or
+       attacks without gradients break a quarter or more of what gradient attacks leave;
     3. not robust: less than a quarter of the clean accuracy is left;
     4. inconclusive: a further check failed, or the attacks had no access to gradients; 5. robust.
     """
-    failed = {finding.check: finding.summary for finding in findings if finding.status == "fail"}
+    failed = [finding for finding in findings if finding.status == "fail"]
     if unfinished:
-        return Verdict(
-            "inconclusive", (f"{unfinished} of {n} images ended in an error or were not attacked by the whole plan.",)
-        )
-    if "determinism" in failed:
-        return Verdict("inconclusive", (failed["determinism"],))
+        reason = f"{unfinished} of {n} images ended in an error or were not attacked by the whole plan."
+        return Verdict("inconclusive", (reason,), ("Mend what failed, and audit again.",))
     if n < FEWEST:
-        return Verdict("inconclusive", (f"Only {n} images were audited; take at least {FEWEST}.",))
-    looked_robust = claimed is None or claimed >= KEPT * clean
-    masking = [failed[check] for check in ("claim_gap", "gradients") if check in failed]
-    if masking and looked_robust:
-        return Verdict("masked", tuple(masking))
-    if measured < KEPT * clean:
         return Verdict(
-            "not robust",
-            (f"At most {measured:.1%} of the images stay correct, less than a quarter of the clean {clean:.1%}.",),
+            "inconclusive", (f"Only {n} images were audited; take at least {FEWEST}.",), ("More images (-n).",)
         )
-    if failed:
-        return Verdict("inconclusive", tuple(failed.values()))
-    limited = [finding.summary for finding in findings if finding.check == "access"]
-    if limited:
-        return Verdict("inconclusive", tuple(limited))
+    unstable = [finding for finding in failed if finding.check in UNSTABLE]
+    if unstable:
+        return _by_findings("inconclusive", unstable)
+    looked_robust = claimed is None or claimed >= KEPT * clean
+    masking = [finding for finding in failed if finding.check in MASKING]
+    if masking and looked_robust:
+        return _by_findings("masked", masking)
+    if measured < KEPT * clean:
+        reason = f"At most {measured:.1%} of the images stay correct, less than a quarter of the clean {clean:.1%}."
+        return Verdict("not robust", (reason,), ("Nothing that attacks can do: only another model, or a smaller eps.",))
+    doubts = failed or [finding for finding in findings if finding.check == "access"]
+    if doubts:
+        return _by_findings("inconclusive", doubts)
     reasons = [
         f"{measured:.1%} of the images resist every attack of the plan ({clean:.1%} are correct without attack)."
     ]
     if claimed is not None:
         reasons.append(f"The usual attack overlooks {claimed - measured:.1%}.")
-    return Verdict("robust", tuple(reasons))
+    limit = (
+        f"An attack that leaves less than a quarter of the clean accuracy ({KEPT * clean:.1%}), or a check that fails."
+    )
+    return Verdict("robust", tuple(reasons), (limit,))
+
+
+def _by_findings(label: Label, findings: Sequence[Finding]) -> Verdict:
+    return Verdict(
+        label,
+        tuple(finding.summary for finding in findings),
+        tuple(finding.next_step for finding in findings if finding.next_step),
+    )

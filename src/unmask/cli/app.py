@@ -12,7 +12,9 @@ from unmask.cli.audit import audit
 from unmask.cli.console import err, out
 from unmask.cli.data import info, prepare
 from unmask.cli.demo import demo
+from unmask.cli.diagnose import diagnose
 from unmask.cli.doctor import doctor
+from unmask.cli.figure import figure
 from unmask.cli.listing import list_names
 from unmask.cli.report import report
 from unmask.cli.train import train
@@ -56,6 +58,8 @@ _VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "audit": audit,
+    "diagnose": diagnose,
+    "figure": figure,
     "report": report,
     "verify": verify,
     "list": list_names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -9,15 +10,13 @@ import typer
 
 from unmask.cli.console import COLOURS, err, out, print_json, print_table, share
 from unmask.cli.options import DataDir, Device, Download, Json, Seed
-from unmask.cli.verify import WITH_WEIGHTS
-from unmask.errors import AuditError, DataError
+from unmask.cli.subject import data_words, images_of, run_folder, subject_of, threat_of
+from unmask.errors import AuditError
 
 if TYPE_CHECKING:
     from unmask.audit import AuditResult
     from unmask.audit.budgets import Access
     from unmask.data import DataSet
-    from unmask.models import LoadedModel
-    from unmask.threat import ThreatModel
 
 
 def audit(
@@ -82,7 +81,6 @@ def audit(
 
         torchrun --nproc-per-node 2 -m unmask audit mnist-clp -n 1000 --data-dir data
     """
-    from unmask.audit import Subject
     from unmask.audit import audit as run
     from unmask.cli.progress import bar
     from unmask.distributed import Workers, local_device
@@ -90,20 +88,18 @@ def audit(
 
     workers, device = Workers.here(), local_device(device)
     loaded = load_model(model, weights=weights, device=device)
-    threat = _threat(loaded, eps, norm)
+    threat = threat_of(loaded, eps, norm)
     usual = str((loaded.card or {}).get("usual_attack", "pgd-40")) if access == "gradients" else "none"
     claim = claim or usual
 
     def load() -> DataSet:
-        return _images(loaded, data, split, n, sample, seed, data_dir, download)
+        return images_of(loaded, data, split, n, sample, seed, data_dir, download)
 
     if download:
         workers.together(lambda: load() if workers.leads else None)  # two must not fetch to one file
     images = load().to(device)
     spending = budget if access == "gradients" else f"{budget}-{access}"
-    folder = run_dir or Path("runs") / _run_name(loaded.name, images, str(threat), spending, claim, seed)
-    source = model if weights is None else f"{model}{WITH_WEIGHTS}{weights}"
-    subject = Subject(loaded.name, source, images.name, images.split, images.classes)
+    folder = run_dir or run_folder("audit", *data_words(loaded, images, threat), spending, claim, f"s{seed}")
     with bar(f"Auditing {loaded.name}", visible=workers.leads) as shown:
         result = run(
             loaded.model,
@@ -117,7 +113,7 @@ def audit(
             run_dir=folder,
             batch_size=batch_size,
             ids=images.ids,
-            subject=subject,
+            subject=subject_of(loaded, model, weights, images),
             watch=shown.audit,
             workers=workers,
         )
@@ -138,56 +134,10 @@ def audit(
         raise typer.Exit(1)
 
 
-def _threat(loaded: LoadedModel, eps: str | None, norm: str | None) -> ThreatModel:
-    from unmask.threat import ThreatModel, threat_model
-
-    card = (loaded.card or {}).get("threat")
-    if eps is None and not card:
-        raise AuditError(
-            "The model has no card that names an eps. Give one: --eps 8/255 (and --norm if it is not linf)."
-        )
-    if eps is None:
-        threat = ThreatModel.from_description(card or {})
-        return threat if norm is None or norm.lower() == threat.norm else _refuse_norm(norm, threat)
-    return threat_model(norm or (card["norm"] if card else "linf"), eps)
-
-
-def _refuse_norm(norm: str, threat: ThreatModel) -> ThreatModel:
-    raise AuditError(f"The model card's eps is for {threat}; for --norm {norm} give an --eps as well.")
-
-
-def _images(
-    loaded: LoadedModel,
-    data: str | None,
-    split: str,
-    n: int | None,
-    sample: bool,
-    seed: int,
-    data_dir: Path | None,
-    download: bool,
-) -> DataSet:
-    from unmask.data import load_data
-
-    name = data or (loaded.card or {}).get("data")
-    if name is None:
-        raise DataError(
-            "The model has no card that names its data. Give a data set: --data mnist, --data images.npz, ..."
-        )
-    images = load_data(str(name), split, data_dir=data_dir, download=download)
-    if n is None:
-        return images
-    return images.sample(n, seed) if sample else images.first(n)
-
-
-def _run_name(model: str, images: DataSet, threat: str, budget: str, claim: str, seed: int) -> str:
-    words = ["audit", Path(model).name, images.name, images.split, str(len(images)), threat, budget, claim, f"s{seed}"]
-    return "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in word).strip("-") for word in words if word)
-
-
 def _summary(result: AuditResult, folder: Path) -> dict[str, Any]:
     return {
         "headline": result.headline,
-        "verdict": {"label": result.verdict.label, "reasons": list(result.verdict.reasons)},
+        "verdict": asdict(result.verdict),
         "clean_accuracy": result.clean_accuracy,
         "claimed_accuracy": result.claimed_accuracy,
         "robust_accuracy": result.robust_accuracy,
@@ -227,6 +177,8 @@ def _show(result: AuditResult, folder: Path) -> None:
     if result.headline:
         out.print(f"{result.headline}.", style="bold", markup=False, soft_wrap=True)
     out.print(f"Verdict: [bold {COLOURS[label]}]{label}[/]. {' '.join(result.verdict.reasons)}", soft_wrap=True)
+    if result.verdict.change:
+        out.print(f"What would change it: {' '.join(result.verdict.change)}", markup=False, soft_wrap=True)
     if files:
         out.print(files, soft_wrap=True, markup=False)
     for finding in result.findings:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unmask.audit import AuditProgress
+from unmask.audit import AuditProgress, DiagnosisProgress
 from unmask.cli.console import err
 from unmask.training import Progress as TrainingProgress
 
@@ -48,6 +48,12 @@ class Bar:
         else:
             share = now.done / max(now.of, 1)
             self._progress.update(self._task, completed=now.round + share, total=now.rounds, note=note)
+
+    def diagnosis(self, now: DiagnosisProgress) -> None:
+        """Show a part of a study."""
+        note = f"{now.study} ({now.number + 1} of {now.studies}): {now.done:,} of {now.of:,}"
+        done = now.number + now.done / max(now.of, 1)
+        self._progress.update(self._task, completed=done, total=now.studies, note=note)
 
     def count(self, done: int, total: int) -> None:
         """Show a plain count."""

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from unmask.contract import Model, logits_of
+from unmask.contract import logits_of
 from unmask.diagnostics.finding import Finding
+from unmask.diagnostics.sample import Sample
+
+ROUNDING = 1e-4
 
 
 @torch.no_grad()
-def determinism(model: Model, x: Tensor) -> Finding:
-    """Compare two forward passes on the same images x (B, C, H, W), relative to the size of the logits.
+def determinism(sample: Sample) -> Finding:
+    """Compare two forward passes on the same images, relative to the size of the logits.
 
-    Randomised models defeat single evaluations without being robust (Athalye et al. 2018, stochastic gradients).
+    Randomised models defeat single evaluations without being robust (Athalye et al. 2018, stochastic gradients). Two
+    forwards per image.
     """
-    first, second = logits_of(model, x), logits_of(model, x)
-    scale = first.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
-    difference = ((first - second).abs().amax() / scale).item()
-    random = difference > 1e-4
+    first, second = logits_of(sample.model, sample.x), logits_of(sample.model, sample.x)
+    difference = relative_difference(first, second)
+    random = difference > ROUNDING
     return Finding(
         "determinism",
         "fail" if random else "ok",
         f"Two passes on the same images differ by {difference:.1%} of the largest logit: the model is randomised."
         if random
         else "The model answers the same images the same way.",
-        {"largest_difference": difference, "n": len(x)},
-        "Remove the randomness, or attack the average over it; single predictions cannot be trusted." if random else "",
-        forwards=2 * len(x),
+        {"largest_difference": difference, "n": len(sample)},
+        "Remove the randomness (dropout left on, noise, random resizing), or attack the average over it "
+        "(unmask.models.expectation); single predictions cannot be trusted."
+        if random
+        else "",
+        forwards=2 * len(sample),
     )
+
+
+def relative_difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the largest difference of two batches of logits (B, K), as a share of the largest logit."""
+    scale = first.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
+    return ((first - second).abs().amax() / scale).item()

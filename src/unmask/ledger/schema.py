@@ -199,10 +199,11 @@ class FindingEntry(_Entry):
 
 
 class VerdictEntry(_Entry):
-    """The verdict's label and the reasons printed with it."""
+    """The verdict's label, the reasons printed with it, and what would change it."""
 
     label: str
     reasons: list[str]
+    change: list[str] = []
 
 
 class ResultEntry(_Entry):
