@@ -90,13 +90,18 @@ def subject(name: str, case: Case, models: Path, data_dir: Path | None) -> tuple
     model = load_model(name).model if case.packaged else third_party(case.weights or name, models)
     assert isinstance(model, nn.Module)
     model.eval()
-    if case.data == "mnist":
-        data = unmask.load_data("mnist", "test", data_dir=data_dir).first(case.n)
-        return model, data.pixels(), data.labels
+    return model, *images(case.data, case.n, data_dir)
+
+
+def images(data: str, n: int, data_dir: Path | None) -> tuple[Tensor, Tensor]:
+    """Return the first test images and labels; CIFAR-10's from its lossless subset."""
+    if data != "cifar10":
+        test = unmask.load_data(data, "test", data_dir=data_dir).first(n)
+        return test.pixels(), test.labels
     assert data_dir is not None, "CIFAR-10 images are read from --data-dir"
     with np.load(data_dir / "cifar10" / "cifar10_lossless_subset.npz") as arrays:
-        x = torch.from_numpy(arrays["x_test"][: case.n]).permute(0, 3, 1, 2).float().div(255).contiguous()
-        return model, x, torch.from_numpy(arrays["y_test"][: case.n]).long()
+        x = torch.from_numpy(arrays["x_test"][:n]).permute(0, 3, 1, 2).float().div(255).contiguous()
+        return x, torch.from_numpy(arrays["y_test"][:n]).long()
 
 
 class ZeroGradient(nn.Module):

@@ -15,8 +15,8 @@ SURFACE = {
     "data info": "name --split --data-dir --download --json",
     "data prepare": "name archive --data-dir",
     "demo": "--run-dir --seed --json",
-    "diagnose": "model studies --weights --data --split --n --sample --eps --norm --grid --restarts --points --directions "
-    "--images --attack --seed --run-dir --batch-size --data-dir --download --device --format --json",
+    "diagnose": "model studies --weights --data --split --n --sample --eps --norm --grid --restarts --points "
+    "--directions --images --attack --seed --run-dir --batch-size --data-dir --download --device --format --json",
     "doctor": "--data-dir --json",
     "figure": "kind runs --format --columns --output --name --image --json",
     "list": "kind --data-dir --json",

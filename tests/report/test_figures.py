@@ -159,6 +159,8 @@ def test_the_heatmap_marks_the_usual_setting_where_it_is():
     (image,) = axes.images
     assert np.allclose(image.get_array(), 100 * np.array(heatmap()["accuracy"])) and image.get_clim() == (0, 100)
     assert {text.get_text() for text in axes.texts} >= {"80", "25"}
+    (axes, _) = heatmap_figure([("Plain", heatmap() | {"lowest_at": heatmap()["usual"]})]).axes
+    assert {line.get_gid() for line in axes.lines} == {"usual"}
     between = heatmap() | {"usual": [70, 40 / 255]}
     (axes, _) = heatmap_figure([("Plain", between)]).axes
     mark = next(line for line in axes.lines if line.get_gid() == "usual")

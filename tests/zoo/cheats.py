@@ -132,7 +132,7 @@ def ripple(network: nn.Module) -> Model:
             generator = torch.Generator().manual_seed(0)
             waves = torch.randn((x[0].numel(), logits.shape[1]), generator=generator).to(x)
             height = 0.2 * logits.std(1, keepdim=True)
-            return logits + height * (400 * x.flatten(1) @ waves / x[0].numel() ** 0.5).sin()
+            return logits + height * (1000 * x.flatten(1) @ waves / x[0].numel() ** 0.5).sin()
 
     return Rippled()
 
@@ -145,7 +145,7 @@ def detector(network: nn.Module) -> Model:
         rough = (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3)) + (x[..., 1:, :] - x[..., :-1, :]).abs().mean(
             (1, 2, 3)
         )
-        alarm = logits.amax(1) + 200 * (rough - LIMITS.get(x.shape[-1], 0.35))
+        alarm = logits.amax(1) + 200 * (rough - LIMITS[x.shape[-1]])
         return torch.cat([logits, alarm[:, None]], dim=1)
 
     class Refusing(nn.Module):
@@ -160,7 +160,7 @@ def detector(network: nn.Module) -> Model:
     return Refusing()
 
 
-LIMITS = {8: 0.75, 28: 0.25}
+LIMITS = {8: 0.62, 28: 0.22}
 
 
 @cheat("inner_gradients", words=("optimises",))
@@ -180,3 +180,35 @@ def purified_at_test_time(network: nn.Module) -> Model:
 @cheat("batch_dependence", words=("beside",))
 def batch_average(network: nn.Module) -> Model:
     return Wrapped(network, after=lambda z: z - 0.5 * z.mean(0, keepdim=True) + 0.1 * z.std())
+
+
+class _Winners(nn.Module):
+    """k-winners-take-all: of every image's activations the largest tenth passes (Xiao et al. 2020)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        least = flat.topk(max(1, flat.shape[1] // 10), dim=1).values[:, -1:]
+        return (flat * (flat >= least)).view_as(x)
+
+
+def winners_take_all(side: int, classes: int = 10) -> nn.Module:
+    """Return an untrained k-WTA network for one-channel images of `side` pixels."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        _Winners(),
+        nn.Flatten(),
+        nn.Linear(16 * ((side + 1) // 2) ** 2, 128),
+        _Winners(),
+        nn.Linear(128, classes),
+    )
+
+
+def distilling(network: nn.Module, temperature: float = 50.0) -> nn.Module:
+    """Return what is trained in the place of `network`, whose own logits grow by the temperature thereby."""
+    return Wrapped(network, after=lambda z: z / temperature)
+
+
+TRAINED_CHEATS = {
+    "winners_take_all": (("gradients", "roughness"), ("lost in", "rough")),
+    "distilled": (("gradients", "logit_scale"), ("underflow", "apart", "saturates")),
+}

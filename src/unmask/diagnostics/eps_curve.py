@@ -11,10 +11,13 @@ import torch
 
 from unmask.attacks import cosine_pgd
 from unmask.attacks.problem import AttackResult
+from unmask.attacks.start import clean as clean_image
+from unmask.attacks.start import noised
 from unmask.diagnostics.falls import BATCH_SIZE, Falls, at_least, check_sizes, clean, falls
 from unmask.diagnostics.finding import Finding, Status
 from unmask.diagnostics.sample import Keep, Sample, anew
 
+NOISE = 0.01
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
@@ -32,7 +35,8 @@ def eps_curve(
     """Attack images at several eps (shares of the threat's) and without a bound; accuracy must fall to chance.
 
     An unbounded attack that leaves accuracy well above 1/K means that the optimisation, not the bound, stops the attack
-    (Athalye et al. 2018; Shafahi et al. 2018, Table 9): fails. What a smaller eps broke counts as broken at a larger
+    (Athalye et al. 2018; Shafahi et al. 2018, Table 9): fails. Attacks start beside the image, since a random point of
+    the whole box is misclassified without any gradient. What a smaller eps broke counts as broken at a larger
     one and is not attacked again. With `independent` every eps is attacked with all images, and an accuracy that rises
     with eps by more than 5 points (and two images) warns: the attack misses what it could find at a smaller eps. Images
     misclassified as they are count as wrong everywhere. `watch` is told how many of how many eps are done; each is a
@@ -83,7 +87,14 @@ def eps_curve(
 
 def _attack(part: Sample, *, steps: int, restarts: int) -> AttackResult:
     return cosine_pgd(
-        part.model, part.x, part.y, threat=part.threat, steps=steps, restarts=restarts, generator=part.streams
+        part.model,
+        part.x,
+        part.y,
+        threat=part.threat,
+        steps=steps,
+        restarts=restarts,
+        generator=part.streams,
+        start=noised(clean_image(), NOISE),
     )
 
 

@@ -73,9 +73,10 @@ def indicators(
     - unconstrained failure (I6): the same attack with the same number of steps and a bound that spans the pixel box
       finds nothing either. From the clean image: a random point of the box would be misclassified by itself.
 
-    The paper reads I2 and I4 off the attacked loss, I2 in a ball of fixed size and I4 by 5% over the last 10 steps of
-    long runs. Here they are read off the margin max_{j != y} z_j - z_y, whose relative changes do not depend on how
-    confident the model is; in the last quarter of 20 steps PGD gains 2% to 9% on adversarially trained models.
+    The authors' code reads I2 and I4 off the attacked loss, I2 in a cube of fixed size and I4 by 5% over the last 10
+    steps of long runs. Here they are read off the margin max_{j != y} z_j - z_y, whose relative changes do not depend
+    on how confident the model is. Of 100 MNIST images, I4 held on none of a plain model (all were broken), on 22 of an
+    adversarially trained one, and on 42 and 51 of two that hide their gradients (CLP, LSQ).
 
     Fails where I1 or I6 hold on half of the images or more; warns where they hold on any, or another on half. Costs per
     image steps + 2 forwards and steps + 1 backwards, `draws` forwards, and up to steps + 1 forwards and steps backwards

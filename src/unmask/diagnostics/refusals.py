@@ -14,8 +14,9 @@ def refusals(predicted: Sequence[int], labels: Sequence[int], answered: Sequence
     """Count breaks that end in one class of no image: `predicted` of each break, all `labels`, the clean answers.
 
     A class that takes half of the breaks, though ten images of each other class came on average and none of it, is a
-    refusal: a detector's verdict. The audit counts it as an error, since the image gets no right answer; whoever counts refusals as robust
-    must let attacks avoid them (Carlini & Wagner 2017, "Adversarial Examples Are Not Easily Detected"). No passes.
+    refusal: a detector's verdict. The audit counts it as an error, since the image gets no right answer; whoever counts
+    refusals as robust must let attacks avoid them (Carlini & Wagner 2017, "Adversarial Examples Are Not Easily
+    Detected"). No passes.
     """
     known = {*labels, *answered}
     strange = Counter(klass for klass in predicted if klass not in known)

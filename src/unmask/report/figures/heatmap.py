@@ -33,9 +33,10 @@ MARKERS = {"usual": "o", "lowest": "s"}
 
 
 def heatmap_figure(panels: Sequence[Panel], *, columns: Columns = 2) -> Figure:
-    """Return one heatmap per model on one colour scale, 0 to 100%; a ring marks the usual setting, a square the lowest.
+    """Return one heatmap per model on one colour scale, 0 to 100%.
 
-    Cells hold their figure where there is room. Raises LedgerError for evidence of another form.
+    A ring marks the usual setting, a square the lowest accuracy where that is another cell. Cells hold their figure
+    where there is room. Raises LedgerError for evidence of another form.
     """
     found = read_panels(Heatmap, panels)
     rows, per_row = rows_of(len(found), columns, WIDE)
@@ -67,7 +68,7 @@ def _draw(axes: Axes, evidence: Heatmap, inches: float) -> AxesImage:
         for (i, j), value in np.ndenumerate(shares):
             axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=5.5, color="w" if value < 55 else "k")
     for name, setting in (("lowest", evidence.lowest_at), ("usual", evidence.usual)):
-        if setting is not None:
+        if setting is not None and (name == "usual" or setting != evidence.usual):
             _mark(axes, evidence, setting, name, large=len(axes.texts) > 0)
     return image
 

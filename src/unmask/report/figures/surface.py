@@ -43,7 +43,7 @@ def surface_figure(panels: Sequence[Panel], *, columns: Columns = 2, image: int 
             first = 1 + (2 * number if beside else number + number // per_row * per_row)
             above = figure.add_subplot(*shape, first, projection="3d")
             below = figure.add_subplot(*shape, first + (1 if beside else per_row))
-            above.set_title(f"{fitted(title, width)}\nimage {evidence.ids[place]}", pad=0)
+            above.set_title(f"{fitted(title, width)}\nimage {evidence.ids[place]}", pad=3)
             _draw_solid(above, evidence, _values(evidence, place), width)
             _draw_contours(below, evidence, _values(evidence, place))
     return figure
@@ -81,7 +81,7 @@ def _draw_solid(axes: Any, evidence: Surface, values: npt.NDArray[np.float64], i
         rasterized=True,
     )
     axes.view_init(elev=28, azim=-58)
-    axes.set_box_aspect((1, 1, 0.75), zoom=1.0 if inches >= NAMED else 1.3)
+    axes.set_box_aspect((1, 1, 0.75), zoom=1.0 if inches >= NAMED else 1.2)
     if inches >= NAMED:
         axes.set_xlabel(fitted(names[0], 1.3, 6), labelpad=-8, fontsize=6)
         axes.set_ylabel(fitted(names[1], 1.3, 6), labelpad=-8, fontsize=6)
