@@ -225,7 +225,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("predicted", "labels"),
-        [([2] * 20, LABELS), ([3] * 5 + [0] * 15, LABELS), ([3] * 20, (0, 1, 2)), ([3] * 3, LABELS), ([], LABELS)],
+        [([2] * 20, LABELS), ([3] * 5 + [0] * 45, LABELS), ([3] * 20, (0, 1, 2)), ([3] * 3, LABELS), ([], LABELS)],
         ids=["known", "seldom", "few images", "few breaks", "none"],
     )
     def test_otherwise_it_is_an_error_like_others(self, predicted, labels):
