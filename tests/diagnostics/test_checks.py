@@ -74,8 +74,10 @@ def test_an_honest_network_passes_and_its_passes_are_counted(name):
 
 def test_noise_is_named():
     base = network()
-    finding = determinism(sample(lambda x: base(x + 0.1 * torch.rand_like(x))))
+    noisy = sample(lambda x: base(x + 0.1 * torch.rand_like(x)))
+    finding = determinism(noisy)
     assert finding.status == "fail" and "randomised" in finding.summary and finding.next_step
+    assert batch_dependence(noisy).status == "ok"
 
 
 def test_a_function_of_the_batch_is_named():

@@ -123,6 +123,7 @@ class Story:
     errors: frozenset[int] = frozenset()
     label: str = "masked"
     reasons: Sequence[str] = ("The usual attack overlooks 45.0% of the images.",)
+    change: Sequence[str] = ("Another model.",)
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -219,7 +220,9 @@ class Story:
         whole = found["error"] == found["not_run"] == 0
         return ResultEntry(
             headline=headline(run) if whole else None,
-            verdict=VerdictEntry(label=self.label if whole else "inconclusive", reasons=list(self.reasons)),
+            verdict=VerdictEntry(
+                label=self.label if whole else "inconclusive", reasons=list(self.reasons), change=list(self.change)
+            ),
             clean_accuracy=clean_accuracy(run),
             claimed_accuracy=claimed_accuracy(run),
             robust_accuracy=robust_accuracy(run),

@@ -35,6 +35,7 @@ def test_a_finished_run_is_told_in_one_sentence(page):
     assert "masked" in page.texts
     assert "The usual attack overlooks 45.0% of the images." in page.texts
     assert "every one through the whole plan" in page.texts
+    assert "What would change the verdict: Another model." in page.text
 
 
 def test_the_bars_are_as_long_as_the_figures_and_said_in_words(page):
@@ -216,7 +217,7 @@ def hostile(story):
     ]
     findings.append(FindingEntry(check=ALERT, status="warn", summary=ALERT, evidence={ALERT: ALERT}, next_step=ALERT))
     plan = changes.pop("plan")
-    return story(plan=plan, findings=findings, changes=changes, label=ALERT, reasons=[ALERT]).play()
+    return story(plan=plan, findings=findings, changes=changes, label=ALERT, reasons=[ALERT], change=[ALERT]).play()
 
 
 def test_no_text_of_a_ledger_becomes_markup(story, read):

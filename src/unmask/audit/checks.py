@@ -151,7 +151,7 @@ def _checks(audited: Audited) -> list[Check]:
     correct = audited.sample(_right(audited.run))
     if not len(correct):
         return []
-    checks = [Check(determinism, correct, 2, 30), Check(batch_dependence, correct, 2, 30)]
+    checks = [Check(determinism, correct, 2, 30), Check(batch_dependence, correct, 3, 30)]
     if audited.access != "gradients":
         return checks
     found = audited.sample([*_ids(audited.run, "broken"), *_ids(audited.run, "survived")][: len(audited.x)])

@@ -71,6 +71,7 @@ class RunView:
     anchor: str
     tone: str
     reasons: tuple[str, ...]
+    change: tuple[str, ...]
     sentence: str
     context: tuple[str, ...]
     bars: tuple[Bar, ...]
@@ -96,7 +97,8 @@ def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
         summary=summary,
         anchor=anchor,
         tone=_TONES.get(verdict.label, "") if verdict is not None else "unfinished",
-        reasons=tuple(clip(reason, 400) for reason in verdict.reasons[:12]) if verdict is not None else (),
+        reasons=_clipped(verdict.reasons) if verdict is not None else (),
+        change=_clipped(verdict.change) if verdict is not None else (),
         sentence="" if summary.refusal else clip(headline(run), 600),
         context=_context(run, summary),
         bars=tuple(bars),
@@ -125,6 +127,10 @@ def incomparable(runs: Sequence[Run]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------- head and bars
+
+
+def _clipped(sentences: Sequence[str]) -> tuple[str, ...]:
+    return tuple(clip(sentence, 400) for sentence in sentences[:12])
 
 
 def _rank(status: str) -> int:
