@@ -285,3 +285,11 @@ def test_diagnose_is_public_and_readers_need_no_torch(tmp_path):
     assert unmask.diagnose is diagnose
     code = "import sys, unmask.ledger.diagnosis\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(tmp_path)).returncode == 0
+
+
+@pytest.mark.parametrize("settings", [{"points": 4}, {"directions": ("up", "down")}, {"restarts": 1}])
+def test_bad_settings_leave_no_record(settings, network, digits, tmp_path):
+    x, y = digits.pixels()[:4], digits.labels[:4]
+    with pytest.raises(AuditError):
+        unmask.diagnose(network, x, y, unmask.Linf(0.1), studies=["surface"], run_dir=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()

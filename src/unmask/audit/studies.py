@@ -13,16 +13,28 @@ from unmask.audit.budgets import BUDGETS
 from unmask.audit.plan import Task, claim_attack
 from unmask.audit.runner import audit
 from unmask.contract import Model, logits_of
-from unmask.diagnostics import Finding, Keep, Sample, eps_curve, linearised, restart_losses
-from unmask.diagnostics.activations import activations
-from unmask.diagnostics.binarization import Attack, binarization
+from unmask.diagnostics import (
+    Finding,
+    Keep,
+    Sample,
+    activations,
+    binarization,
+    coarse_grid,
+    eps_curve,
+    full_grid,
+    heatmap,
+    indicators,
+    linearised,
+    restart_curve,
+    restart_losses,
+    step_curve,
+    surface,
+)
+from unmask.diagnostics.binarization import Attack
 from unmask.diagnostics.eps_curve import SHARES
 from unmask.diagnostics.falls import USUAL_STEPS
-from unmask.diagnostics.heatmap import coarse_grid, full_grid, heatmap
-from unmask.diagnostics.indicators import indicators
-from unmask.diagnostics.restart_curve import restart_curve
-from unmask.diagnostics.step_curve import STEPS, step_curve
-from unmask.diagnostics.surface import surface
+from unmask.diagnostics.step_curve import STEPS
+from unmask.diagnostics.surface import check_slice
 from unmask.distributed import Workers
 from unmask.errors import AuditError, unknown
 from unmask.losses import predictions
@@ -61,6 +73,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise AuditError(f"{name} is {value}; expected {least} or more.")
+        check_slice(self.directions, self.points)
 
     def describe(self, options: tuple[str, ...]) -> dict[str, object]:
         """Return the named settings as plain values, for records."""

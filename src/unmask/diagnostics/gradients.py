@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from unmask.attacks.hyperplane import DUAL_ORDERS
 from unmask.attacks.problem import pose
 from unmask.diagnostics.finding import Finding, Status
 from unmask.diagnostics.sample import Sample
@@ -30,18 +32,19 @@ def gradients(sample: Sample, blocked: tuple[str, ...] = ()) -> Finding:
     here = replace(sample, x=sample.threat.uniform(sample.x, sample.streams.child("point")))
     entropy, gap = _slopes(here, cross_entropy), _slopes(here, margin)
     precise = _in_float64(here)
-    steep = sample.threat.eps * gap.slope.flatten(1).abs().sum(1) > EXPLODING * gap.values.abs()
+    rise = sample.threat.eps * torch.linalg.vector_norm(gap.slope.flatten(1), DUAL_ORDERS[sample.threat.norm], dim=1)
+    exploding = _share((rise > EXPLODING * gap.values.abs()) & ~gap.zero)
     evidence: dict[str, object] = {
         "missing": gap.missing,
         "zero_share": _share(gap.zero),
         "zero_share_cross_entropy": _share(entropy.zero),
         "zero_share_cross_entropy_float64": None if precise is None else _share(precise.zero),
         "not_finite_share": _share(gap.broken | entropy.broken),
-        "exploding_share": _share(steep & ~gap.zero),
+        "exploding_share": exploding,
         "blocked_by": list(blocked),
         "n": len(sample),
     }
-    status, summary = _judged(entropy, gap, evidence)
+    status, summary = _judged(entropy, gap, precise, exploding)
     advice = "" if status == "ok" else "Believe only attacks without gradients (spsa, square), or a smooth stand-in."
     if blocked:
         names = ", ".join(blocked)
@@ -90,15 +93,17 @@ def _in_float64(sample: Sample) -> _Slopes | None:
     if not isinstance(sample.model, nn.Module):
         return None
     try:
-        wide = replace(sample, model=copy.deepcopy(sample.model).double(), x=sample.x.double())
-        return _slopes(wide, cross_entropy)
+        tensors = [*sample.model.named_parameters(), *sample.model.named_buffers()]
+        wide = {name: tensor.double() for name, tensor in tensors if tensor.is_floating_point()}
+        model = partial(functional_call, sample.model, wide)
+        return _slopes(replace(sample, model=model, x=sample.x.double()), cross_entropy)
     except Exception:  # a module that makes float32 tensors of its own has no float64 form
         return None
 
 
-def _judged(entropy: _Slopes, gap: _Slopes, evidence: dict[str, object]) -> tuple[Status, str]:
+def _judged(entropy: _Slopes, gap: _Slopes, precise: _Slopes | None, exploding: float) -> tuple[Status, str]:
     zero, underflowing = _share(gap.zero), _share(entropy.zero)
-    broken, steep = _share(gap.broken | entropy.broken), float(str(evidence["exploding_share"]))
+    broken = _share(gap.broken | entropy.broken)
     if gap.missing:
         return "fail", "The model gives no input gradients: gradient attacks cannot work on it."
     if max(broken, zero) > SOME:
@@ -107,14 +112,13 @@ def _judged(entropy: _Slopes, gap: _Slopes, evidence: dict[str, object]) -> tupl
             return many, f"The input gradient is not finite on {broken:.0%} of images: gradient attacks stand still."
         return many, f"The input gradient is exactly zero on {zero:.0%} of images: gradient attacks stand still."
     if underflowing > SOME:
-        precise = evidence["zero_share_cross_entropy_float64"]
-        beside = "" if precise is None else f", in float64 on {precise:.0%}"
+        beside = "" if precise is None else f", in float64 on {_share(precise.zero):.0%}"
         return "warn", (
             f"The cross-entropy's gradient underflows to zero on {underflowing:.0%} of images{beside}: the logits are "
             "too far apart."
         )
-    if steep > SOME:
-        return "warn", f"The gradient explodes on {steep:.0%} of images: it says nothing of what a step will do."
+    if exploding > SOME:
+        return "warn", f"The gradient explodes on {exploding:.0%} of images: it says nothing of what a step will do."
     return "ok", "Gradients reach the input."
 
 

@@ -52,8 +52,9 @@ def restart_losses(
     Raises AuditError for unusable restarts, steps, step size or batch size, and for a sample without images.
     """
     at_least(1, restarts=restarts, steps=steps, batch_size=batch_size)
+    if step_size is not None:
+        check_sizes("Step size in pixels", step_size)
     size = usual_step_size(sample.threat, steps) if step_size is None else step_size
-    check_sizes("Step size in pixels", size)
     if not len(sample):
         raise AuditError("There are no images to attack; give at least one.")
     found: list[_Runs] = []

@@ -26,12 +26,14 @@ def roughness(sample: Sample, x_adv: Tensor) -> Finding:
     smooth, near 0 where it ripples, however weak the ripple. `path_cosine`: between gradients at neighbours among five
     points of the path (gradient coherence along an attack). `nonlinearity`: |m(x') - m(x) - g.(x' - x)| over
     |m(x') - m(x)| + |g.(x' - x)|, in [0, 1] (local linearity, Qin et al. 2019). Six forwards and six backwards per
-    image.
+    image; no backwards where the model has no graph.
     """
     step = sample.threat.with_eps(NEARBY * sample.threat.eps)
     nearby = step.corner(sample.x, sample.streams.child("roughness"))
     path = [sample.x + share * (x_adv - sample.x) for share in torch.linspace(0, 1, POINTS).tolist()]
     slopes, values = zip(*(_slope(sample, point) for point in (nearby, *path)), strict=True)
+    backwards = sum(value.requires_grad for value in values) * len(sample)
+    values = tuple(value.detach() for value in values)
     beside, *along = slopes
     local = cosine_similarity(along[0], beside, dim=1)
     neighbours = [cosine_similarity(one, other, dim=1) for one, other in pairwise(along)]
@@ -62,14 +64,14 @@ def roughness(sample: Sample, x_adv: Tensor) -> Finding:
         if status in ("warn", "fail")
         else "",
         forwards=(POINTS + 1) * len(sample),
-        backwards=0 if blocked else (POINTS + 1) * len(sample),
+        backwards=backwards,
     )
 
 
 def _slope(sample: Sample, here: Tensor) -> tuple[Tensor, Tensor]:
     problem = pose(sample.model, sample.x, sample.y, threat=sample.threat, generator=sample.streams, loss=margin)
     leaf, _, values = problem.forward(here, graph=True)
-    return input_gradient(values, leaf).flatten(1), values.detach()
+    return input_gradient(values, leaf).flatten(1), values
 
 
 def _median(values: Tensor) -> float:

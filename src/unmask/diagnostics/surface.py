@@ -63,7 +63,8 @@ def surface(
     cannot be differentiated twice.
     """
     size = _corner_span(sample) if span is None else span
-    _check(sample, directions, size, points)
+    check_slice(directions, points)
+    _check(sample, size)
     at_least(2, eigen_steps=eigen_steps)
     at_least(1, batch_size=batch_size)
     axis = [size * (2 * place / (points - 1) - 1) for place in range(points)]
@@ -206,7 +207,8 @@ def _corner_span(sample: Sample) -> float:
     return sample.threat.eps / {"linf": 1.0, "l2": math.sqrt(pixels), "l1": pixels}[sample.threat.norm]
 
 
-def _check(sample: Sample, directions: tuple[str, str], span: float, points: int) -> None:
+def check_slice(directions: tuple[str, str], points: int) -> None:
+    """Raise AuditError for directions or a number of points that make no surface."""
     if len(directions) != 2:
         raise AuditError(f"{len(directions)} directions came; expected two of {', '.join(DIRECTIONS)}.")
     for name in directions:
@@ -214,9 +216,12 @@ def _check(sample: Sample, directions: tuple[str, str], span: float, points: int
             raise AuditError(unknown("direction", name, DIRECTIONS))
     if directions[0] == directions[1] != "random":
         raise AuditError(f"Both directions are '{directions[0]}'; expected two different ones, or random twice.")
-    check_sizes("Span in pixels", span)
     if points < 3 or points % 2 == 0:
         raise AuditError(f"points is {points}; expected an odd number, 3 or more, so that the image is in the middle.")
+
+
+def _check(sample: Sample, span: float) -> None:
+    check_sizes("Span in pixels", span)
     if not len(sample):
         raise AuditError("There are no images to look at; give at least one.")
     check_images(sample.x, sample.threat.low, sample.threat.high)
