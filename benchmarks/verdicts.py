@@ -98,6 +98,13 @@ ZOO: dict[str, Subject] = {
     "mnist_binary_cnn": Subject(
         MASKING, foreign("mnist_binary_cnn"), LARGE, causes=("gradients",), words=("zero", "gradients")
     ),
+    "strided, smoothing": Subject(
+        MASKING,
+        trained(Training(label_smoothing(0.1), ADAM, epochs=2, batch_size=128), strided),
+        SMALL,
+        causes=("claim_gap",),
+        words=("overlooks",),
+    ),
     "mnist-plain": Subject(HONEST, packaged("mnist-plain"), LARGE),
     "mnist-plain, 0.1": Subject(HONEST, packaged("mnist-plain"), SMALL),
     "mnist-ls": Subject(HONEST, packaged("mnist-ls"), LARGE),
@@ -114,9 +121,6 @@ ZOO: dict[str, Subject] = {
         HONEST,
         trained(Training(plain(), ADAM, epochs=2, batch_size=128, augmentations=(GaussianNoise(0.3),)), strided),
         SMALL,
-    ),
-    "strided, smoothing": Subject(
-        HONEST, trained(Training(label_smoothing(0.1), ADAM, epochs=2, batch_size=128), strided), SMALL
     ),
     "strided, PGD-5": Subject(HONEST, trained(HARDENED, strided), SMALL),
     "clothes, plain": Subject(HONEST, trained(SHORT, strided), unmask.Linf("8/255"), "fashion-mnist"),

@@ -8,7 +8,10 @@ from unmask.audit import decide
 from unmask.diagnostics import Finding, claim_gap
 from unmask.ledger.queries import wilson_interval
 
-FAILED = {name: Finding(name, "fail", f"{name} failed") for name in ("determinism", "gradients", "eps_curve")}
+FAILED = {
+    name: Finding(name, "warn" if name == "roughness" else "fail", f"{name} speaks up")
+    for name in ("determinism", "gradients", "eps_curve", "query_breaks", "roughness")
+}
 
 
 def gap(claimed: float, measured: float, n: int = 1000) -> Finding:
@@ -21,10 +24,17 @@ def gap(claimed: float, measured: float, n: int = 1000) -> Finding:
         (0.95, 0.92, 1000, [], 0, "robust"),
         (None, 0.92, 1000, [], 0, "robust"),
         (0.62, 0.04, 1000, [], 0, "masked"),
-        (0.62, 0.40, 1000, [], 0, "masked"),
+        (0.62, 0.40, 1000, [], 0, "inconclusive"),
+        (0.62, 0.40, 1000, ["roughness"], 0, "masked"),
+        (0.62, 0.14, 1000, [], 0, "masked"),
+        (0.62, 0.17, 1000, [], 0, "not robust"),
+        (0.45, 0.05, 1000, [], 0, "not robust"),
+        (0.45, 0.05, 1000, ["roughness"], 0, "masked"),
+        (0.95, 0.92, 1000, ["roughness"], 0, "robust"),
+        (0.95, 0.92, 1000, ["query_breaks"], 0, "masked"),
         (0.62, 0.43, 1000, [], 0, "robust"),
         (0.95, 0.88, 1000, [], 0, "robust"),
-        (0.30, 0.19, 1000, [], 0, "masked"),
+        (0.30, 0.19, 1000, [], 0, "not robust"),
         (0.30, 0.19, 50, [], 0, "not robust"),
         (0.08, 0.00, 1000, [], 0, "not robust"),
         (0.20, 0.02, 1000, [], 0, "not robust"),

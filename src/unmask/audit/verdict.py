@@ -14,7 +14,9 @@ FEWEST = 20
 
 
 UNSTABLE = ("determinism", "batch_dependence")
-MASKING = ("claim_gap", "gradients", "query_breaks")
+MASKING = ("gradients", "query_breaks")
+MECHANISMS = (*MASKING, "inner_gradients", "logit_scale", "random_sampling", "roughness")
+CREDIBLE, LEFT = 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ def decide(
 
     1. inconclusive: some example ended in an error or was not run, the model is randomised or its answers depend on the
        batch, or there are fewer than 20 images;
-    2. masked: the claim looked robust (a quarter of the clean accuracy or more), and the usual attack surely overlooks
-       more than 5 points and a third or more of what it leaves, or gradients are missing or zero on most images, or
-       attacks without gradients break a quarter or more of what gradient attacks leave;
+    2. masked: the claim looked robust (a quarter of the clean accuracy or more), and gradients are missing or zero on
+       most images, or attacks without gradients break a quarter or more of what gradient attacks leave, or the usual
+       attack surely overlooks more than 5 points and a third or more of what it leaves, and another check says how the
+       model misleads it, or the claim is half of the clean accuracy or more and not even a quarter of it is left.
+       The usual attack overlooks much on some honest models as well: a gap alone does not show masking;
     3. not robust: less than a quarter of the clean accuracy is left;
     4. inconclusive: a further check failed, or the attacks had no access to gradients; 5. robust.
     """
@@ -52,7 +56,7 @@ def decide(
         return _by_findings("inconclusive", unstable)
     looked_robust = claimed is None or claimed >= KEPT * clean
     masking = [finding for finding in failed if finding.check in MASKING]
-    if masking and looked_robust:
+    if looked_robust and (masking := masking or _misled(clean, claimed, measured, findings)):
         return _by_findings("masked", masking)
     if measured < KEPT * clean:
         reason = f"At most {measured:.1%} of the images stay correct, less than a quarter of the clean {clean:.1%}."
@@ -69,6 +73,16 @@ def decide(
         f"An attack that leaves less than a quarter of the clean accuracy ({KEPT * clean:.1%}), or a check that fails."
     )
     return Verdict("robust", tuple(reasons), (limit,))
+
+
+def _misled(clean: float, claimed: float | None, measured: float, findings: Sequence[Finding]) -> list[Finding]:
+    """Return why the usual attack misses what it misses, where that is by the model's doing."""
+    overlooked = [finding for finding in findings if finding.check == "claim_gap" and finding.status == "fail"]
+    mechanisms = [finding for finding in findings if finding.check in MECHANISMS and finding.status in ("warn", "fail")]
+    if claimed is None or not overlooked:
+        return []
+    collapsed = claimed >= CREDIBLE * clean and measured < LEFT * claimed
+    return [*overlooked, *mechanisms] if mechanisms or collapsed else []
 
 
 def _by_findings(label: Label, findings: Sequence[Finding]) -> Verdict:
