@@ -18,6 +18,10 @@ def gap(claimed: float, measured: float, n: int = 1000) -> Finding:
     return claim_gap(claimed, measured, wilson_interval(round((claimed - measured) * n), n), "pgd-40")
 
 
+def test_nothing_left_of_nothing_is_not_robust():
+    assert decide(0.0, 0.0, 0.0, 1000, [gap(0.0, 0.0)]).label == "not robust"
+
+
 @pytest.mark.parametrize(
     ("claimed", "measured", "n", "findings", "unfinished", "label"),
     [

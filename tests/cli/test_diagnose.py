@@ -73,6 +73,18 @@ def test_studies_are_made_told_drawn_and_not_repeated(run, own):
     assert (spec["model"]["source"], spec["threat"]["eps"], spec["data"]["n"]) == ("mine:net", "0.1", 10)
 
 
+def test_images_are_drawn_at_random_when_nobody_says_how_many(run, own):
+    rng = np.random.default_rng(1)
+    np.savez("many.npz", x=rng.random((130, 1, 8, 8), dtype=np.float32), y=rng.integers(0, 10, 130))
+    words = ("diagnose", "mine:net", "activations", "--data", "many.npz", "--split", "all", "--eps", "0.1")
+    for folder, more in (("first", ()), ("drawn", ("--sample",))):
+        done = run(*words, *more, "--run-dir", folder)
+        assert done.exit_code == 0, done.output
+    first, drawn = (json.loads(Path(folder, "diagnosis.json").read_text())["data"] for folder in ("first", "drawn"))
+    assert first["n"] == drawn["n"] == 100
+    assert first["fingerprint"] != drawn["fingerprint"]
+
+
 def test_the_folder_is_named_after_what_differs(run, own):
     done = run("diagnose", "mine:net", "activations", *SMALL, "--json", "--seed", 4)
     assert done.exit_code == 0, done.output

@@ -11,7 +11,7 @@ from unmask.cli.app import app
 
 SURFACE = {
     "audit": "model --weights --data --split --n --sample --eps --norm --budget --access --claim --seed --run-dir "
-    "--batch-size --data-dir --download --device --fail-under --json",
+    "--batch-size --data-dir --download --device --fail-under --junit --json",
     "data info": "name --split --data-dir --download --json",
     "data prepare": "name archive --data-dir",
     "demo": "--run-dir --seed --json",

@@ -117,6 +117,29 @@ class TestGradients:
         finding = gradients(sample(lambda x: base((x - x.detach()).sqrt() + x.detach())))
         assert finding.status == "fail" and "not finite" in finding.summary
 
+    def test_a_module_is_left_as_it_is(self):
+        """Its copies are itself, as those of modules that hold what cannot be copied."""
+
+        class Shared(nn.Sequential):
+            def __deepcopy__(self, memo) -> nn.Module:
+                return self
+
+        model = Shared(*network()).eval()
+        finding = gradients(sample(model))
+        assert finding.evidence["zero_share_cross_entropy_float64"] == 0 and finding.forwards == 3 * 8
+        assert {weights.dtype for weights in model.parameters()} == {torch.float32}
+
+    def test_a_gradient_in_many_pixels_does_not_explode_within_a_small_l1_ball(self):
+        def model(x: Tensor) -> Tensor:
+            """Its margin is 1e-3, and a step of eps in L1, whichever pixels it takes, changes it by 200."""
+            gap = 200 * (x - x.detach()).flatten(1).sum(1, keepdim=True) + 1e-3
+            return torch.cat([gap, torch.zeros_like(gap)], 1)
+
+        x, y = torch.full((4, 1, 100, 100), 0.5), torch.zeros(4, dtype=torch.int64)
+        finding = gradients(Sample.of(model, x, y, unmask.L1(1)))
+        assert finding.evidence["exploding_share"] == 0
+        assert gradients(Sample.of(model, x, y, unmask.Linf(0.5))).evidence["exploding_share"] == 1
+
     def test_exploding(self):
         base = network()
         finding = gradients(sample(lambda x: base(x + 1e-9 * (1e16 * x).sin())))
@@ -185,6 +208,12 @@ class TestRoughness:
         finding = roughness(sample(lambda x: network()(x.detach())), sample(network()).x)
         assert finding.status == "not_applicable" and finding.backwards == 0
 
+    def test_zero_gradients_are_paid_for(self):
+        counted = Counting(lambda x: network()(x.clamp(min=2)))
+        finding = roughness(sample(lambda x: counted(x)), sample(network()).x)
+        assert finding.status == "not_applicable"
+        assert finding.backwards == counted.backwards == 6 * 8
+
 
 def test_chance_that_beats_an_attack_is_named():
     """The answer changes at half of all corners, and is flat at the image."""
@@ -222,7 +251,7 @@ class TestRefusals:
     LABELS = tuple(range(3)) * 20
 
     def test_a_class_of_no_image_that_takes_most_breaks(self):
-        finding = refusals([3] * 15 + [0] * 5, self.LABELS, self.LABELS)
+        finding = refusals([3] * 15 + [0] * 5, self.LABELS)
         assert finding.status == "warn" and finding.evidence["class"] == 3 and "refuses" in finding.summary
 
     @pytest.mark.parametrize(
@@ -231,7 +260,7 @@ class TestRefusals:
         ids=["known", "seldom", "few images", "few breaks", "none"],
     )
     def test_otherwise_it_is_an_error_like_others(self, predicted, labels):
-        assert refusals(predicted, labels, labels).status == "ok"
+        assert refusals(predicted, labels).status == "ok"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,8 +78,9 @@ class Audited:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of some images: at most `most` of them, at most `per_image` evaluations each."""
+    """A check of some images, by its finding's name: at most `most` of them, at most `per_image` evaluations each."""
 
+    name: str
     run: Callable[[Sample], Finding]
     sample: Sample
     per_image: int
@@ -99,9 +101,7 @@ def recorded(audited: Audited) -> list[Finding]:
     right, fell = clean & ~broken, broken & ~clean
     if right.any():
         found.append(logit_scale(events["margin"][right].tolist()))
-        found.append(
-            refusals(events["predicted"][fell].tolist(), run.labels.tolist(), events["predicted"][clean].tolist())
-        )
+        found.append(refusals(events["predicted"][fell].tolist(), run.labels.tolist()))
     if audited.access == "gradients":
         found.append(query_breaks(*_after_gradients(run, audited.attacks)))
     return [finding for finding in found if finding is not None]
@@ -114,36 +114,49 @@ def sampled(audited: Audited) -> list[Callable[[], Finding]]:
     broken = _ids(audited.run, "broken")
     of_files: list[Callable[[], Finding]] = []
     if (audited.threat.low, audited.threat.high) == (0.0, 1.0):  # pixels of another range have no 8-bit form
-        of_files = [partial(_as_files, audited, broken, files)]
+        of_files = [partial(_made, "eight_bit", partial(_as_files, audited, broken, files))]
         allowance -= min(files, len(broken))
     checks = _checks(audited)
     counts = allotted(checks, allowance)
     return [
         *of_files,
-        *(partial(check.run, check.sample.first(n)) for check, n in zip(checks, counts, strict=True) if n),
+        *(
+            partial(_made, check.name, partial(check.run, check.sample.first(n)))
+            for check, n in zip(checks, counts, strict=True)
+            if n
+        ),
     ]
+
+
+def _made(name: str, check: Callable[[], Finding]) -> Finding:
+    """Return the check's finding, or one that says why there is none: what attacks found is not lost by it."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding(
+            "unmade",
+            "fail",
+            f"The check {name} could not be made: {type(error).__name__}: {error}",
+            {"check": name},
+            "Make the model answer for any number of images, anywhere in the ball and with gradients; then audit anew.",
+        )
 
 
 def allotted(checks: Sequence[Check], allowance: int) -> list[int]:
     """Return how many images each check may look at, so that all together stay within `allowance` evaluations.
 
-    Each gets all it wants where there is room, else the same share of it, one image at least; checks that even one
-    image of would cost too much are left out, the last first.
+    No check may spend more than another that still wants more: cheap ones look at all images they want, the dearest at
+    few, or none where even one would cost more than its share.
     """
-    wanted = [min(check.most, len(check.sample)) for check in checks]
 
-    def total(counts: Sequence[int]) -> int:
-        return sum(count * check.per_image for count, check in zip(counts, checks, strict=True))
+    def counts(share: int) -> list[int]:
+        return [min(check.most, len(check.sample), share // check.per_image) for check in checks]
 
-    for share in np.linspace(1, 0, 101):
-        counts = [min(want, max(1, int(share * want))) for want in wanted]
-        if total(counts) <= allowance:
-            return counts
-    for last in reversed(range(len(counts))):
-        counts[last] = 0
-        if total(counts) <= allowance:
-            break
-    return counts
+    def fits(share: int) -> bool:
+        return sum(n * check.per_image for n, check in zip(counts(share), checks, strict=True)) <= allowance
+
+    largest_share = bisect_left(range(1, allowance + 1), True, key=lambda share: not fits(share))
+    return counts(largest_share)
 
 
 def _checks(audited: Audited) -> list[Check]:
@@ -151,27 +164,32 @@ def _checks(audited: Audited) -> list[Check]:
     correct = audited.sample(_right(audited.run))
     if not len(correct):
         return []
-    checks = [Check(determinism, correct, 2, 30), Check(batch_dependence, correct, 3, 30)]
+    checks = [
+        Check("determinism", determinism, correct, 2, 30),
+        Check("batch_dependence", batch_dependence, correct, 3, 30),
+    ]
     if audited.access != "gradients":
         return checks
-    found = audited.sample([*_ids(audited.run, "broken"), *_ids(audited.run, "survived")][: len(audited.x)])
+    found = audited.sample([*_ids(audited.run, "broken"), *_ids(audited.run, "survived")])
     checks += [
-        Check(inner_gradients, correct, 1, 2),
-        Check(partial(gradients, blocked=audited.blocked), correct, 6, 30),
-        Check(lambda sample: roughness(sample, audited.best[audited.rows(sample.ids)]), found, 12, 30),
+        Check("inner_gradients", inner_gradients, correct, 1, 2),
+        Check("gradients", partial(gradients, blocked=audited.blocked), correct, 6, 30),
+        Check("roughness", lambda sample: roughness(sample, audited.best[audited.rows(sample.ids)]), found, 12, 30),
     ]
     claim = audited.run.spec.claim
     if claim is not None:
         left = audited.sample(_survivors(audited.run, claim))
         checks += [
-            Check(partial(random_sampling, claim=claim), left, 10, 30),
-            Check(partial(step_size, claim=claim), left, 41, 30),
+            Check("random_sampling", partial(random_sampling, claim=claim), left, 10, 30),
+            Check("step_size", partial(step_size, claim=claim), left, 41, 30),
         ]
+    curve = partial(eps_curve, shares=SIZES, steps=10, independent=True, batch_size=audited.batch_size)
+    losses = partial(restart_losses, restarts=10, steps=20, batch_size=audited.batch_size)
     return [
         *checks,
-        Check(partial(eps_curve, shares=SIZES, steps=10, independent=True), correct, 22 * (len(SIZES) + 1) + 1, 30),
-        Check(partial(indicators, steps=12, draws=4), correct, 56, 8),
-        Check(partial(restart_losses, restarts=10, steps=20), correct, 10 * 41, 3),
+        Check("eps_curve", curve, correct, 22 * (len(SIZES) + 1) + 1, 30),
+        Check("indicators", partial(indicators, steps=12, draws=4), correct, 56, 8),
+        Check("restart_losses", losses, correct, 10 * 41, 3),
     ]
 
 
@@ -197,7 +215,7 @@ def _right(run: Run) -> list[int]:
 
 
 def _survivors(run: Run, attack: str) -> list[int]:
-    """Return the ids that an attack left standing when it was run last."""
+    """Return the ids that an attack was run on and never broke."""
     events = run.events
     tried = events["attack"] == attack
     fell = {*events["id"][tried & (events["status"] == "broken")].tolist()}
@@ -211,12 +229,12 @@ def _ids(run: Run, status: str) -> list[int]:
 
 
 def _after_gradients(run: Run, attacks: Sequence[PlannedAttack]) -> tuple[int, int]:
-    """Return how many images fell to attacks without gradients, of how many that withstood one with gradients."""
+    """Return how many images fell to attacks without gradients, of those these were run on after one with gradients."""
     with_gradients = {attack.name for attack in attacks if attack.gradients}
     events = run.events
     ascents = np.isin(events["attack"], [*with_gradients])
     held = ascents & (events["status"] == "survived")
-    withstood = {*events["id"][held].tolist()}
     queried = ~ascents & (events["attack"] != "clean")
+    withstood = {*events["id"][held].tolist()} & {*events["id"][queried].tolist()}
     fell = {*events["id"][queried & (events["status"] == "broken")].tolist()}
     return len(withstood & fell), len(withstood)

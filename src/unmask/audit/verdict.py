@@ -58,7 +58,7 @@ def decide(
     masking = [finding for finding in failed if finding.check in MASKING]
     if looked_robust and (masking := masking or _misled(clean, claimed, measured, findings)):
         return _by_findings("masked", masking)
-    if measured < KEPT * clean:
+    if measured <= KEPT * clean:
         reason = f"At most {measured:.1%} of the images stay correct, less than a quarter of the clean {clean:.1%}."
         return Verdict("not robust", (reason,), ("Nothing that attacks can do: only another model, or a smaller eps.",))
     doubts = failed or [finding for finding in findings if finding.check == "access"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def audit(
     model: Annotated[
-        str, typer.Argument(help="A packaged model, a training run, a .safetensors file, or module:function.")
+        str, typer.Argument(help="A packaged model, a training run, a .safetensors or .onnx file, or module:function.")
     ],
     weights: Annotated[
         Path | None, typer.Option(help="Weights for a module:function or an architecture's name.")
@@ -62,6 +62,9 @@ def audit(
     download: Download = False,
     device: Device = "cpu",
     fail_under: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 1 if robust accuracy is lower.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Also write the result as JUnit XML: a test for the accuracy, one per check.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Attack a model and say how robust it really is; the same command resumes.
@@ -79,15 +82,23 @@ def audit(
 
         unmask audit my_service:net --data images.npz --eps 8/255 --access scores --budget 500
 
+        unmask audit net.onnx --data images.npz --eps 8/255 --access scores --fail-under 0.4 --junit audit.xml
+
         torchrun --nproc-per-node 2 -m unmask audit mnist-clp -n 1000 --data-dir data
     """
     from unmask.audit import audit as run
     from unmask.cli.progress import bar
     from unmask.distributed import Workers, local_device
     from unmask.models import load_model
+    from unmask.report import write_junit
 
     workers, device = Workers.here(), local_device(device)
     loaded = load_model(model, weights=weights, device=device)
+    if access == "gradients" and not loaded.gradients:
+        raise AuditError(
+            f"{model} has no gradients: it answers with logits alone. Audit what it has: --access scores (or labels), "
+            "where --budget counts queries."
+        )
     threat = threat_of(loaded, eps, norm)
     usual = str((loaded.card or {}).get("usual_attack", "pgd-40")) if access == "gradients" else "none"
     claim = claim or usual
@@ -119,6 +130,8 @@ def audit(
         )
     if not workers.leads:
         return
+    if junit is not None:
+        write_junit(result.run, junit, fail_under=fail_under, errors=result.errors)
     if json:
         print_json(_summary(result, folder))
     else:

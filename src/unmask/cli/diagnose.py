@@ -111,8 +111,9 @@ def diagnose(
     check_format(format)
     loaded = load_model(model, weights=weights, device=device)
     threat = threat_of(loaded, eps, norm)
-    chosen = images_of(loaded, data, split, n, sample, seed, data_dir, download)
-    chosen = (chosen if n else chosen.first(min(N, len(chosen)))).to(device)
+    everything = images_of(loaded, data, split, None, sample, seed, data_dir, download)
+    count = n or min(N, len(everything))
+    chosen = (everything.sample(count, seed) if sample else everything.first(count)).to(device)
     folder = run_dir or run_folder("diagnose", *data_words(loaded, chosen, threat), *_changed(settings), f"s{seed}")
     _announce(names, settings, len(chosen), len(chosen.classes))
     with bar(f"Diagnosing {loaded.name}") as shown:

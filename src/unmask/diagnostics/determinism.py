@@ -13,12 +13,13 @@ ROUNDING = 1e-4
 
 @torch.no_grad()
 def determinism(sample: Sample) -> Finding:
-    """Compare two forward passes on the same images, relative to the size of the logits.
+    """Compare two forward passes at the same random points of the images' balls, relative to the size of the logits.
 
     Randomised models defeat single evaluations without being robust (Athalye et al. 2018, stochastic gradients). Two
     forwards per image.
     """
-    first, second = logits_of(sample.model, sample.x), logits_of(sample.model, sample.x)
+    here = sample.threat.uniform(sample.x, sample.streams.child("determinism"))
+    first, second = logits_of(sample.model, here), logits_of(sample.model, here)
     difference = relative_difference(first, second)
     random = difference > ROUNDING
     return Finding(

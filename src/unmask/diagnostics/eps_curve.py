@@ -62,7 +62,7 @@ def eps_curve(
             watch(done, len(sizes))
     n, chance = len(sample), 1 / seen["classes"]
     rise = max(count - min(left[: place + 1]) for place, count in enumerate(left))
-    blocked, rises = left[-1] > 1.5 * chance * n, rise > max(2, n / 20)
+    blocked, rises = left[-1] > max(1, 1.5 * chance * n), rise > max(2, n / 20)
     status: Status = "fail" if blocked else "warn" if rises else "ok"
     return Finding(
         "eps_curve",

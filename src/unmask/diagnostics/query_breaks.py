@@ -10,8 +10,8 @@ FEW, MANY, FEWEST = 0.05, 0.25, 5
 def query_breaks(by_queries: int, withstood: int) -> Finding:
     """Compare breaks by attacks that see answers alone, or other images' perturbations, with what they were run on.
 
-    `withstood`: images that had withstood a gradient attack before; `by_queries`: those of them that fell to an attack
-    without gradients. A sign of gradient masking (Athalye et al. 2018, Section 3.1; Carlini et al. 2019). Gradients of
+    `withstood`: the images they were run on that had withstood a gradient attack; `by_queries`: those of them that
+    they broke. A sign of gradient masking (Athalye et al. 2018, Section 3.1; Carlini et al. 2019). Gradients of
     honest models leave a few. No passes.
     """
     share = by_queries / withstood if withstood else 0.0

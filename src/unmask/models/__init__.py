@@ -4,6 +4,7 @@ from unmask.models.adapters import bpda, expectation, from_probabilities
 from unmask.models.black_box import from_numpy
 from unmask.models.loading import LoadedModel, load_model
 from unmask.models.normalize import Normalize, PerImageStandardize
+from unmask.models.onnx_model import from_onnx
 from unmask.models.registry import ARCHITECTURES, build
 from unmask.models.zoo import zoo_card, zoo_names
 
@@ -16,6 +17,7 @@ __all__ = [
     "build",
     "expectation",
     "from_numpy",
+    "from_onnx",
     "from_probabilities",
     "load_model",
     "zoo_card",

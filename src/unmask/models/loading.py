@@ -13,6 +13,8 @@ from unmask.contract import usable_device
 from unmask.errors import CheckpointError, ModelError, unknown
 from unmask.models.callables import Classifier, call_named
 from unmask.models.cards import find_card, read_card
+from unmask.models.onnx_model import SUFFIX as ONNX
+from unmask.models.onnx_model import from_onnx
 from unmask.models.registry import ARCHITECTURES, build
 from unmask.models.state import SUFFIXES, fit_state, read_state
 from unmask.models.zoo import zoo_card, zoo_names, zoo_path
@@ -20,21 +22,25 @@ from unmask.models.zoo import zoo_card, zoo_names, zoo_path
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier ready to be evaluated, its shown name, its card where it has one, and where it came from."""
+    """A classifier ready to be evaluated, its shown name, its card where it has one, and where it came from.
+
+    `gradients` is False for a kind of model that never has any.
+    """
 
     model: Classifier
     name: str
     card: dict[str, Any] | None
     source: str
+    gradients: bool = True
 
 
 def load_model(spec: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu") -> LoadedModel:
     """Load a classifier from images `(B, C, H, W)` in [0, 1] to logits `(B, K)`, in eval mode with frozen parameters.
 
     `spec` is tried as a packaged model's name, the folder of a training run, a file of weights with a card beside it,
-    `module:function`, and an architecture's name with `weights`. A module is moved to `device`; any other callable is
-    taken as it is. Raises ModelError where the model cannot be found or built, CheckpointError where weights are
-    missing, damaged, dangerous or do not fit.
+    an ONNX file, `module:function`, and an architecture's name with `weights`. A module is moved to `device`; any other
+    callable is taken as it is. Raises ModelError where the model cannot be found or built, CheckpointError where
+    weights are missing, damaged, dangerous or do not fit.
     """
     target = usable_device(device)
     loaded = _find(spec, None if weights is None else Path(os.path.expanduser(weights)))
@@ -55,13 +61,16 @@ def _find(spec: str, weights: Path | None) -> LoadedModel:
     if path.suffix in SUFFIXES:
         _refuse_extra_weights(spec, weights)
         return _from_file(path)
+    if path.suffix == ONNX:
+        _refuse_extra_weights(spec, weights)
+        return LoadedModel(from_onnx(path), path.stem, None, str(path), gradients=False)
     if ":" in spec:
         return _from_callable(spec, weights)
     if spec in ARCHITECTURES:
         return _from_architecture(spec, weights)
     raise ModelError(
         f"{unknown('model', spec, [*zoo_names(), *ARCHITECTURES])} A model is also given as the folder of a training "
-        "run, a .safetensors file with a card beside it, or module:function."
+        "run, a .safetensors file with a card beside it, an .onnx file, or module:function."
     )
 
 

@@ -1,5 +1,6 @@
 """Reports: tables, charts and one offline HTML page, all pure functions of recorded runs."""
 
+from unmask.report.junit import write_junit
 from unmask.report.page import render, write_report
 from unmask.report.table import COLUMNS, NUMERIC, SummaryRow, cells, summary_rows, to_csv, to_markdown
 
@@ -12,5 +13,6 @@ __all__ = [
     "summary_rows",
     "to_csv",
     "to_markdown",
+    "write_junit",
     "write_report",
 ]
