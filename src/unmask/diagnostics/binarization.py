@@ -273,7 +273,7 @@ def _readout(
 
 
 def _separating(inner: Tensor, outer: Tensor, closeness: float) -> Readout | None:
-    """Return the readout whose class 0 are all inner features (N, U) and whose class 1 some outer ones, if there is one.
+    """Return a readout whose class 0 are all inner features (N, U) and whose class 1 some outer ones, if there is one.
 
     The first inner row is the clean image's.
     """

@@ -33,7 +33,7 @@ TITLES = {
     "unconstrained_failure": "failure without a bound",
 }
 ADVICE = {
-    "unavailable_gradients": "Use attacks without gradients (square, spsa), or a smooth stand-in for the blocking operation.",
+    "unavailable_gradients": "Use attacks without gradients (square, spsa), or a smooth stand-in for what blocks them.",
     "unconstrained_failure": "The gradients mislead: vary the loss, or use attacks without gradients (square, spsa).",
     "unstable_predictions": "Average the gradient over noise (cosine_pgd with smoothing).",
     "silent_success": "Keep the best iterate of the attack, not the last.",
@@ -173,7 +173,7 @@ def _climbed(problem: Problem, step_size: float, steps: int) -> _Path:
 
 
 def _late_progress(margins: Tensor) -> Tensor:
-    """Return which share of what the best margin so far gains comes in the last quarter of the run: (T + 1, B) -> (B,)."""
+    """Return the share of the best margin's gain that comes in the last quarter of the run: (T + 1, B) -> (B,)."""
     best = margins.cummax(0).values
     steps = len(best) - 1
     gained = best[-1] - best[0]
