@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from counted import Counted, refused, shelf, two_classes
 from torch import Tensor
 
 import unmask
@@ -27,45 +28,23 @@ CURVES: dict[str, Callable[..., Finding]] = {
 }
 
 
-class TwoClasses:
-    """Logits (margin(x), 0) for a given function of flattened images, which counts the passes of its images."""
-
-    def __init__(self, margin: Callable[[Tensor], Tensor]) -> None:
-        self.margin = margin
-        self.forwards = self.backwards = self.largest = 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.forwards += len(images)
-        self.largest = max(self.largest, len(images))
-        here = images * 1.0
-        if here.requires_grad:
-            here.register_hook(self.count)
-        first = self.margin(here.flatten(1))
-        return torch.stack([first, torch.zeros_like(first)], 1)
-
-    def count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
-
-
 WEIGHTS = torch.randn(PIXELS, generator=torch.Generator().manual_seed(1))
 REACH = float(WEIGHTS.abs().sum())
 
 
-def linear(
-    count: int = 40, *, wrong: int = 4, low: float = 0.0, high: float = 1.0
-) -> tuple[TwoClasses, Sample, Tensor]:
+def linear(count: int = 40, *, wrong: int = 4, low: float = 0.0, high: float = 1.0) -> tuple[Counted, Sample, Tensor]:
     """Return images whose distances to an error run from 0 to twice eps, and these; `wrong` have the wrong label."""
     distances = 2 * EPS * (torch.arange(count) + 0.5) / count
     x = 0.5 + (REACH * distances / WEIGHTS.square().sum())[:, None] * WEIGHTS
     y = torch.zeros(count, dtype=torch.int64)
     y[:wrong] = 1
-    model = TwoClasses(lambda flat: (flat - 0.5) @ WEIGHTS)
+    model = two_classes(lambda flat: (flat - 0.5) @ WEIGHTS)
     return model, Sample.of(model, x.view(count, 1, 3, 3), y, unmask.Linf(EPS, low, high), seed=5), distances
 
 
-def half_masked(count: int = 40) -> tuple[TwoClasses, Sample]:
+def half_masked(count: int = 40) -> tuple[Counted, Sample]:
     """Return a model on which PGD breaks an image from starts brighter than it, and stands still from darker ones."""
-    model = TwoClasses(lambda flat: 1 - 1000 * (flat.mean(1) - 0.5).clamp(min=0))
+    model = two_classes(lambda flat: 1 - 1000 * (flat.mean(1) - 0.5).clamp(min=0))
     x, y = torch.full((count, 1, 3, 3), 0.5), torch.zeros(count, dtype=torch.int64)
     return model, Sample.of(model, x, y, unmask.Linf(EPS), seed=7)
 
@@ -74,21 +53,6 @@ def bright(sample: Sample, restart: int) -> Tensor:
     """Say from which images the given restart of `restart_curve` begins at a brighter point."""
     start = sample.threat.uniform(sample.x, sample.child("restart_curve", restart).streams)
     return (start - sample.x).flatten(1).mean(1) > 0
-
-
-def shelf() -> Callable[[str, Callable[[], object]], object]:
-    parts: dict[str, str] = {}
-
-    def keep(name: str, compute: Callable[[], object]) -> object:
-        if name not in parts:
-            parts[name] = json.dumps(compute())
-        return json.loads(parts[name])
-
-    return keep
-
-
-def refused(images: Tensor) -> Tensor:
-    raise AssertionError("the model was run")
 
 
 # ------------------------------------------------------------------------------------------------------ every curve
@@ -105,7 +69,7 @@ def test_passes_are_counted_exactly(curve: Callable[..., Finding]) -> None:
 @pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
 def test_a_second_run_computes_nothing_and_finds_the_same(curve: Callable[..., Finding]) -> None:
     _, sample, _ = linear()
-    keep = shelf()
+    _, keep = shelf()
     told: list[tuple[int, int]] = []
     first = curve(sample, keep=keep, batch_size=16)
     again = curve(
@@ -179,7 +143,7 @@ def test_steps_break_what_the_closed_form_says() -> None:
     alive, left = sample.y == 0, {}
     for step in range(counts[-1] + 1):
         moved = (start.flatten(1) - step * size * WEIGHTS.sign()).clamp(-EPS, EPS)
-        alive &= model.margin(sample.x.flatten(1) + moved) >= 0
+        alive &= model.logits(sample.x.flatten(1) + moved)[:, 0] >= 0
         left[step] = int(alive.sum()) / 40
     assert finding.evidence["accuracy"] == [left[count] for count in counts]
     assert finding.evidence["steps"] == list(counts) and finding.evidence["step_size"] == size
@@ -201,7 +165,7 @@ def test_the_usual_step_size_is_that_of_40_steps() -> None:
 
 
 def test_the_loss_that_is_climbed_is_the_one_named() -> None:
-    model = TwoClasses(lambda flat: 400 + 10000 * (flat.mean(1) - 0.5))
+    model = two_classes(lambda flat: 400 + 10000 * (flat.mean(1) - 0.5))
     x, y = torch.full((6, 1, 3, 3), 0.5), torch.zeros(6, dtype=torch.int64)
     sample = Sample.of(model, x, y, unmask.Linf(EPS))
     # The cross-entropy of a gap of hundreds has no gradient in single precision; the margin has.
@@ -231,7 +195,7 @@ def test_restarts_that_still_break_images_at_the_end_warn() -> None:
 
 def test_more_restarts_go_on_where_fewer_ended() -> None:
     model, sample = half_masked()
-    keep = shelf()
+    _, keep = shelf()
     restart_curve(sample, restarts=(2,), steps=4, keep=keep)
     model.forwards = 0
     finding = restart_curve(sample, restarts=(4,), steps=4, keep=keep)
@@ -262,7 +226,7 @@ def plateau(flat: Tensor) -> Tensor:
 
 
 def test_an_attack_that_fails_at_a_larger_eps_warns() -> None:
-    model = TwoClasses(plateau)
+    model = two_classes(plateau)
     x, y = torch.full((10, 1, 32, 32), 0.5), torch.zeros(10, dtype=torch.int64)
     sample = Sample.of(model, x, y, unmask.Linf(0.1))
     finding = eps_curve(sample, shares=(1.0, 4.0), independent=True)
@@ -274,7 +238,7 @@ def test_an_attack_that_fails_at_a_larger_eps_warns() -> None:
 
 
 def test_an_unbounded_attack_that_breaks_nothing_fails() -> None:
-    model = TwoClasses(lambda flat: 1 + 0 * flat.mean(1))
+    model = two_classes(lambda flat: 1 + 0 * flat.mean(1))
     sample = Sample.of(model, torch.full((4, 1, 3, 3), 0.5), torch.zeros(4, dtype=torch.int64), unmask.L2(0.5))
     finding = eps_curve(sample)
     assert finding.status == "fail" and finding.evidence["accuracy"][-1] == 1.0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from counted import Counted, refused, shelf
 from torch import Tensor
 
 import unmask
@@ -19,24 +19,16 @@ from unmask.errors import AuditError, DataError
 EPS, PIXELS = 0.1, 9
 
 
-class Linear:
+class Linear(Counted):
     """Two classes with logits (w.x + b, 0), which counts the passes of its images."""
 
     def __init__(self, weights: Tensor) -> None:
         self.weights, self.bias = weights, -0.5 * float(weights.sum())
-        self.forwards = self.backwards = self.largest = 0
+        super().__init__(self.answer)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        self.forwards += len(images)
-        self.largest = max(self.largest, len(images))
-        here = images * 1.0
-        if here.requires_grad:
-            here.register_hook(self.count)
-        first = here.flatten(1) @ self.weights + self.bias
+    def answer(self, flat: Tensor) -> Tensor:
+        first = flat @ self.weights + self.bias
         return torch.stack([first, torch.zeros_like(first)], 1)
-
-    def count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
 
 
 def model_and_sample(count: int = 30, *, wrong: int = 3) -> tuple[Linear, Sample]:
@@ -65,22 +57,6 @@ def expected_falls(model: Linear, sample: Sample, start: Tensor, step_size: floa
 
 def shares(falls: list[int | None], counts: list[int]) -> list[float]:
     return [sum(fall is None or fall > count for fall in falls) / len(falls) for count in counts]
-
-
-def shelf() -> tuple[dict[str, str], Callable[[str, Callable[[], object]], object]]:
-    """Return a store of parts as JSON and the `keep` that fills it."""
-    parts: dict[str, str] = {}
-
-    def keep(name: str, compute: Callable[[], object]) -> object:
-        if name not in parts:
-            parts[name] = json.dumps(compute())
-        return json.loads(parts[name])
-
-    return parts, keep
-
-
-def refused(images: Tensor) -> Tensor:
-    raise AssertionError("the model was run")
 
 
 def test_the_full_grid_is_the_papers() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from counted import Counted, refused, shelf
 from torch import Tensor
 
 import unmask
@@ -20,7 +20,7 @@ from unmask.streams import Streams
 EPS = 0.1
 
 
-class Masked:
+class Masked(Counted):
     """Two classes; PGD breaks an image from starts brighter than it by more than a threshold, and none from others.
 
     The threshold is the image's own, in its first pixel, which no gradient moves.
@@ -28,20 +28,12 @@ class Masked:
 
     def __init__(self, thresholds: list[float]) -> None:
         self.thresholds = torch.tensor(thresholds)
-        self.forwards = self.backwards = self.largest = 0
+        super().__init__(self.answer)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        self.forwards += len(images)
-        self.largest = max(self.largest, len(images))
-        here = images * 1.0
-        if here.requires_grad:
-            here.register_hook(self.count)
-        which = (here.flatten(1)[:, -1].detach() * 10).round().long() - 2
-        lift = here.flatten(1)[:, :-1].mean(1) - 0.5 - self.thresholds[which]
+    def answer(self, flat: Tensor) -> Tensor:
+        which = (flat[:, -1].detach() * 10).round().long() - 2
+        lift = flat[:, :-1].mean(1) - 0.5 - self.thresholds[which]
         return torch.stack([1 - 1000 * lift.clamp(min=0), torch.zeros_like(lift)], 1)
-
-    def count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
 
 
 def masked(thresholds: list[float]) -> tuple[Masked, Sample]:
@@ -51,21 +43,6 @@ def masked(thresholds: list[float]) -> tuple[Masked, Sample]:
     model = Masked(thresholds)
     y, ids = torch.zeros(len(thresholds), dtype=torch.int64), range(11, 11 + len(thresholds))
     return model, Sample.of(model, x, y, unmask.Linf(0.04), ids=ids, seed=2)
-
-
-def shelf() -> tuple[dict[str, str], Callable[[str, Callable[[], object]], object]]:
-    parts: dict[str, str] = {}
-
-    def keep(name: str, compute: Callable[[], object]) -> object:
-        if name not in parts:
-            parts[name] = json.dumps(compute())
-        return json.loads(parts[name])
-
-    return parts, keep
-
-
-def refused(images: Tensor) -> Tensor:
-    raise AssertionError("the model was run")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from counted import Counted, refused, shelf
 from torch import Tensor
 
 import unmask
@@ -18,25 +19,6 @@ from unmask.diagnostics.surface import surface
 from unmask.errors import AuditError, ModelError
 
 EPS, PIXELS, CLASSES = 0.1, 9, 4
-
-
-class Counted:
-    """Logits (B, K) of a given function of flattened images, which counts the passes of its images."""
-
-    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
-        self.logits = logits
-        self.forwards = self.backwards = self.largest = 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.forwards += len(images)
-        self.largest = max(self.largest, len(images))
-        here = images * 1.0
-        if here.requires_grad:
-            here.register_hook(self.count)
-        return self.logits(here.flatten(1))
-
-    def count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
 
 
 WEIGHTS = torch.randn(CLASSES, PIXELS, generator=torch.Generator().manual_seed(1))
@@ -55,21 +37,6 @@ def linear(flat: Tensor) -> Tensor:
 def rippled(flat: Tensor) -> Tensor:
     wave = torch.sin(250 * flat.mean(1))
     return torch.stack([wave, -wave], 1)
-
-
-def shelf() -> tuple[dict[str, str], Callable[[str, Callable[[], object]], object]]:
-    parts: dict[str, str] = {}
-
-    def keep(name: str, compute: Callable[[], object]) -> object:
-        if name not in parts:
-            parts[name] = json.dumps(compute())
-        return json.loads(parts[name])
-
-    return parts, keep
-
-
-def refused(images: Tensor) -> Tensor:
-    raise AssertionError("the model was run")
 
 
 def gradient_sign(sample: Sample) -> Tensor:

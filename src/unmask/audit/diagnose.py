@@ -11,9 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unmask.audit.fingerprint import model_fingerprint, parameter_count, tensors_fingerprint
 from unmask.audit.inputs import checked_images, first_look
-from unmask.audit.spec import Subject
+from unmask.audit.spec import Subject, describe
 from unmask.audit.studies import STUDIES, Settings, named_attack
 from unmask.contract import Model, eval_mode
 from unmask.diagnostics import Finding, Sample
@@ -137,20 +136,7 @@ def _spec(
         {
             "name": subject.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": {
-                "source": subject.source or subject.name,
-                "fingerprint": model_fingerprint(model, x),
-                "parameters": parameter_count(model),
-            },
-            "data": {
-                "name": subject.data,
-                "split": subject.split,
-                "n": len(x),
-                "fingerprint": tensors_fingerprint(x, y, ids),
-                "classes": list(subject.classes or map(str, range(classes))),
-                "input_shape": list(x.shape[1:]),
-            },
-            "threat": threat.describe(),
+            **describe(model, x, y, ids, threat, classes, subject),
             "seed": seed,
             "studies": {name: settings.describe(STUDIES[name].options) for name in names},
             "version": code_version(),

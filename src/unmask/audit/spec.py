@@ -26,6 +26,28 @@ class Subject:
     classes: tuple[str, ...] = ()
 
 
+def describe(
+    model: Model, x: Tensor, y: Tensor, ids: Tensor, threat: ThreatModel, classes: int, subject: Subject
+) -> dict[str, object]:
+    """Return what a record says of the model, of the data and of the threat."""
+    return {
+        "model": {
+            "source": subject.source or subject.name,
+            "fingerprint": model_fingerprint(model, x),
+            "parameters": parameter_count(model),
+        },
+        "data": {
+            "name": subject.data,
+            "split": subject.split,
+            "n": len(x),
+            "fingerprint": tensors_fingerprint(x, y, ids),
+            "classes": list(subject.classes or map(str, range(classes))),
+            "input_shape": list(x.shape[1:]),
+        },
+        "threat": threat.describe(),
+    }
+
+
 def make_spec(
     model: Model,
     x: Tensor,
@@ -39,26 +61,12 @@ def make_spec(
     subject: Subject,
 ) -> Spec:
     """Return the record's first page: model, data, threat, plan, seed and what else decides the outcome."""
-    names = subject.classes or tuple(map(str, range(classes)))
     claims = [attack.name for attack in plan.attacks if attack.role == "claim"]
     return Spec.model_validate(
         {
             "name": subject.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": {
-                "source": subject.source or subject.name,
-                "fingerprint": model_fingerprint(model, x),
-                "parameters": parameter_count(model),
-            },
-            "data": {
-                "name": subject.data,
-                "split": subject.split,
-                "n": len(x),
-                "fingerprint": tensors_fingerprint(x, y, ids),
-                "classes": list(names),
-                "input_shape": list(x.shape[1:]),
-            },
-            "threat": threat.describe(),
+            **describe(model, x, y, ids, threat, classes, subject),
             "plan": [{"attack": "clean", "restarts": 1, "role": "clean", "description": "no perturbation"}]
             + [
                 {

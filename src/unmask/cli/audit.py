@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from unmask.cli.console import COLOURS, err, out, print_json, print_table, share
-from unmask.cli.options import DataDir, Device, Download, Json, Seed
+from unmask.cli.options import (
+    BatchSize,
+    Data,
+    DataDir,
+    Device,
+    Download,
+    Eps,
+    Json,
+    Norm,
+    Sampled,
+    Seed,
+    Split,
+    Weights,
+)
 from unmask.cli.subject import data_words, images_of, run_folder, subject_of, threat_of
 from unmask.errors import AuditError
 
@@ -23,21 +36,15 @@ def audit(
     model: Annotated[
         str, typer.Argument(help="A packaged model, a training run, a .safetensors or .onnx file, or module:function.")
     ],
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights for a module:function or an architecture's name.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Data set, .npz file or image folder. Default: the model card's.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    weights: Weights = None,
+    data: Data = None,
+    split: Split = "test",
     n: Annotated[
         int | None, typer.Option("-n", "--n", min=1, help="How many images, the first ones. Default: all.")
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw the n images at random (by --seed) instead.")] = False,
-    eps: Annotated[
-        str | None, typer.Option(help="Size of the perturbation in [0, 1]: 0.3 or 8/255. Default: the card's.")
-    ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1. Default: the card's, else linf.")] = None,
+    sample: Sampled = False,
+    eps: Eps = None,
+    norm: Norm = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -57,7 +64,7 @@ def audit(
     ] = None,
     seed: Seed = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Where the record goes. Default: runs/audit-MODEL-....")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once; changes no random draw.")] = 256,
+    batch_size: BatchSize = 256,
     data_dir: DataDir = None,
     download: Download = False,
     device: Device = "cpu",
