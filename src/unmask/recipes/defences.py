@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from unmask.recipes.mnist import ADVERSARY, THREAT, half_lenet
 from unmask.recipes.recipe import Recipe, recipe
+from unmask.threat import Linf
 from unmask.training import (
     CyclicRate,
     EnsembleAdversary,
@@ -33,9 +37,11 @@ def _small(
     optimizer: Optimizer,
     *,
     epochs: int,
-    architecture: str = "strided-cnn",
+    architecture: str,
+    **settings: Any,
 ) -> Recipe:
-    training = Training(objective, optimizer, CyclicRate(), epochs=epochs, batch_size=100, validation=WATCHED)
+    settings = {"validation": WATCHED, **settings}
+    training = Training(objective, optimizer, CyclicRate(), epochs=epochs, batch_size=100, **settings)
     return Recipe(f"mnist-{name}", summary, "mnist", architecture, THREAT, training)
 
 
@@ -54,14 +60,17 @@ def mnist_fast_at() -> Recipe:
 
 @recipe
 def mnist_trades() -> Recipe:
-    """TRADES, weight 3."""
-    adversary = PgdAdversary(THREAT, steps=7, step_size=0.08, loss="divergence", start="gaussian")
+    """TRADES, weight 3, against a ball a little larger than the one it is audited in."""
+    adversary = PgdAdversary(Linf("0.32"), steps=8, step_size=0.08, loss="divergence", start="gaussian")
     return _small(
         "trades",
-        "TRADES: divergence from the clean answer, weight 3",
+        "TRADES: divergence from the clean answer within Linf 0.32, weight 3",
         trades(adversary, 3.0),
-        Optimizer("adam", 3e-3),
-        epochs=24,
+        Optimizer("adam", 2e-3),
+        epochs=16,
+        architecture="lenet-half",
+        ema=0.999,
+        validation=replace(WATCHED, images=500),
     )
 
 
