@@ -42,7 +42,7 @@ def one_thread():
 @pytest.fixture
 def own(run) -> None:
     """Leave a user's module and ten images, labelled as it sees them, in the empty folder."""
-    Path("mine.py").write_text(MODULE)
+    Path("theirs.py").write_text(MODULE)
     scope: dict = {}
     exec(MODULE, scope)
     x = np.random.default_rng(0).random((10, 1, 8, 8), dtype=np.float32)
@@ -54,13 +54,13 @@ def texts(path: str) -> list[str]:
 
 
 def test_studies_are_made_told_drawn_and_not_repeated(run, own):
-    words = ("diagnose", "mine:net", "histogram", "surface", "eps-curve", "linearised", *SMALL, "--run-dir", "found")
+    words = ("diagnose", "theirs:net", "histogram", "surface", "eps-curve", "linearised", *SMALL, "--run-dir", "found")
     first = run(*words, "--format", "svg")
     assert first.exit_code == 0, first.output
     assert "On 10 images at most about" in first.stderr and "histogram 486" in first.stderr
     for name in ("histogram", "surface", "eps-curve", "linearised", "logits"):
         assert f"Figure: found/figures/{name}.svg" in first.stdout
-        assert "mine:net" in texts(f"found/figures/{name}.svg")
+        assert "theirs:net" in texts(f"found/figures/{name}.svg")
     assert "of 2 images the success of PGD-40 hangs on its random start (3 tried)" in first.stdout
     again = run(*words, "--json")
     found = json.loads(again.stdout)
@@ -70,13 +70,13 @@ def test_studies_are_made_told_drawn_and_not_repeated(run, own):
     assert found["findings"]["histogram"] == recorded and recorded["check"] == "restart_losses"
     assert [Path(path).suffix for path in found["figures"]] == [".png"] * 5
     spec = json.loads(Path("found/diagnosis.json").read_text())
-    assert (spec["model"]["source"], spec["threat"]["eps"], spec["data"]["n"]) == ("mine:net", "0.1", 10)
+    assert (spec["model"]["source"], spec["threat"]["eps"], spec["data"]["n"]) == ("theirs:net", "0.1", 10)
 
 
 def test_images_are_drawn_at_random_when_nobody_says_how_many(run, own):
     rng = np.random.default_rng(1)
     np.savez("many.npz", x=rng.random((130, 1, 8, 8), dtype=np.float32), y=rng.integers(0, 10, 130))
-    words = ("diagnose", "mine:net", "activations", "--data", "many.npz", "--split", "all", "--eps", "0.1")
+    words = ("diagnose", "theirs:net", "activations", "--data", "many.npz", "--split", "all", "--eps", "0.1")
     for folder, more in (("first", ()), ("drawn", ("--sample",))):
         done = run(*words, *more, "--run-dir", folder)
         assert done.exit_code == 0, done.output
@@ -86,16 +86,16 @@ def test_images_are_drawn_at_random_when_nobody_says_how_many(run, own):
 
 
 def test_the_folder_is_named_after_what_differs(run, own):
-    done = run("diagnose", "mine:net", "activations", *SMALL, "--json", "--seed", 4)
+    done = run("diagnose", "theirs:net", "activations", *SMALL, "--json", "--seed", 4)
     assert done.exit_code == 0, done.output
     folder = json.loads(done.stdout)["run_dir"]
-    assert folder == "runs/diagnose-mine-net-own-all-10-Linf-0.1-restarts-3-points-5-images-2-s4"
+    assert folder == "runs/diagnose-theirs-net-own-all-10-Linf-0.1-restarts-3-points-5-images-2-s4"
 
 
 def test_figures_of_several_runs(run, own):
     for seed in (0, 1):
         words = ("eps-curve", "activations", "--seed", seed, "--run-dir", f"run{seed}")
-        assert run("diagnose", "mine:net", *SMALL, *words).exit_code == 0
+        assert run("diagnose", "theirs:net", *SMALL, *words).exit_code == 0
     drawn = run("figure", "curve", "run0", "run1", "-o", "c.svg", "--name", "Plain", "--name", "$CLP$", "--columns", 1)
     assert drawn.exit_code == 0 and drawn.stdout.strip() == "Figure: c.svg", drawn.output
     assert {"Plain", "$CLP$", "eps (/255)"} <= {*texts("c.svg")}
@@ -105,11 +105,11 @@ def test_figures_of_several_runs(run, own):
 
 
 def test_an_audits_own_checks_can_be_drawn(run, own):
-    audited = run("audit", "mine:net", *SMALL[:6], "--budget", "quick", "--run-dir", "audited")
+    audited = run("audit", "theirs:net", *SMALL[:6], "--budget", "quick", "--run-dir", "audited")
     assert audited.exit_code == 0, audited.output
     for kind in ("curve", "histogram"):
         drawn = run("figure", kind, "audited", "-o", f"{kind}.svg")
-        assert drawn.exit_code == 0 and "mine:net" in "".join(texts(f"{kind}.svg")), drawn.output
+        assert drawn.exit_code == 0 and "theirs:net" in "".join(texts(f"{kind}.svg")), drawn.output
     refused = run("figure", "heatmap", "audited")
     assert refused.exit_code == 2 and "unmask diagnose MODEL heatmap" in refused.output
 
@@ -117,24 +117,33 @@ def test_an_audits_own_checks_can_be_drawn(run, own):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["diagnose", "mine:net", "heatmpa"], "heatmap"),
-        (["diagnose", "mine:absent", "heatmap"], "absent"),
+        (["diagnose", "theirs:net", "heatmpa"], "heatmap"),
+        (["diagnose", "theirs:absent", "heatmap"], "absent"),
         (["diagnose", "mnist-clpp", "heatmap"], "mnist-clp"),
-        (["diagnose", "mine:net", "--grid", "fine"], "coarse, full"),
-        (["diagnose", "mine:net", "--directions", "up"], "random,adversarial"),
-        (["diagnose", "mine:net", "surface", "--directions", "up,down", "--data", "digits", "--eps", "0.1"], "eigen-1"),
-        (["diagnose", "mine:net", "surface", "--points", "4", "--data", "digits", "--eps", "0.1"], "odd"),
-        (["diagnose", "mine:net", "--restarts", "1"], "--restarts"),
-        (["diagnose", "mine:net", "--format", "gif"], "png"),
-        (["diagnose", "mine:net", "--data", "digits"], "--eps"),
-        (["diagnose", "mine:net", "--eps", "0.1"], "--data"),
-        (["diagnose", "mine:net", "--eps", "8", "--data", "digits"], "8/255"),
-        (["diagnose", "mine:net", "--data", "minst", "--eps", "0.1"], "mnist"),
-        (["diagnose", "mine:net", "-n", "1000", "--data", "digits", "--eps", "0.1"], "360"),
-        (["diagnose", "mine:net", "binarization", "--attack", "pdg", "--data", "digits", "--eps", "0.1"], "pgd-40"),
-        (["diagnose", "mine:probabilities", "--data", "digits", "--eps", "0.1"], "from_probabilities"),
-        (["diagnose", "mine:net", "activations", "--data", "digits", "--eps", "0.1", "--run-dir", "foreign"], "notes"),
-        (["diagnose", "mine:net", "activations", "--data", "digits", "--eps", "0.1", "--run-dir", "f/below"], "below"),
+        (["diagnose", "theirs:net", "--grid", "fine"], "coarse, full"),
+        (["diagnose", "theirs:net", "--directions", "up"], "random,adversarial"),
+        (
+            ["diagnose", "theirs:net", "surface", "--directions", "up,down", "--data", "digits", "--eps", "0.1"],
+            "eigen-1",
+        ),
+        (["diagnose", "theirs:net", "surface", "--points", "4", "--data", "digits", "--eps", "0.1"], "odd"),
+        (["diagnose", "theirs:net", "--restarts", "1"], "--restarts"),
+        (["diagnose", "theirs:net", "--format", "gif"], "png"),
+        (["diagnose", "theirs:net", "--data", "digits"], "--eps"),
+        (["diagnose", "theirs:net", "--eps", "0.1"], "--data"),
+        (["diagnose", "theirs:net", "--eps", "8", "--data", "digits"], "8/255"),
+        (["diagnose", "theirs:net", "--data", "minst", "--eps", "0.1"], "mnist"),
+        (["diagnose", "theirs:net", "-n", "1000", "--data", "digits", "--eps", "0.1"], "360"),
+        (["diagnose", "theirs:net", "binarization", "--attack", "pdg", "--data", "digits", "--eps", "0.1"], "pgd-40"),
+        (["diagnose", "theirs:probabilities", "--data", "digits", "--eps", "0.1"], "from_probabilities"),
+        (
+            ["diagnose", "theirs:net", "activations", "--data", "digits", "--eps", "0.1", "--run-dir", "foreign"],
+            "notes",
+        ),
+        (
+            ["diagnose", "theirs:net", "activations", "--data", "digits", "--eps", "0.1", "--run-dir", "f/below"],
+            "below",
+        ),
         (["figure", "heatmpa", "damaged"], "heatmap"),
         (["figure", "heatmap", "nowhere"], "nowhere"),
         (["figure", "heatmap", "foreign"], "foreign"),
@@ -159,13 +168,13 @@ def test_mistakes_are_answered(run, own, words, expected):
 
 
 def test_other_settings_for_the_same_folder_are_refused_by_name(run, own):
-    assert run("diagnose", "mine:net", "histogram", *SMALL, "--run-dir", "found").exit_code == 0
-    refused = run("diagnose", "mine:net", "histogram", *SMALL, "--restarts", 9, "--run-dir", "found")
+    assert run("diagnose", "theirs:net", "histogram", *SMALL, "--run-dir", "found").exit_code == 0
+    refused = run("diagnose", "theirs:net", "histogram", *SMALL, "--restarts", 9, "--run-dir", "found")
     assert refused.exit_code == 2 and "studies.histogram.restarts is recorded as 3 and given as 9" in refused.output
 
 
 def test_a_figure_without_its_study_says_how_to_make_it(run, own):
-    assert run("diagnose", "mine:net", "activations", *SMALL, "--run-dir", "found").exit_code == 0
+    assert run("diagnose", "theirs:net", "activations", *SMALL, "--run-dir", "found").exit_code == 0
     refused = run("figure", "linearised", "found")
     assert refused.exit_code == 2 and "unmask diagnose MODEL linearised --run-dir found" in refused.output
 

@@ -60,8 +60,8 @@ def test_gradients_of_an_onnx_file_are_refused(run, net):
 
 @pytest.mark.parametrize(("threshold", "code"), [(0.0, 0), (1.0, 1)])
 def test_junit_beside_the_exit_code(run, threshold, code):
-    Path("mine.py").write_text(USER_MODULE)
-    words = ("audit", "mine:linear", *WORDS, "--budget", "quick", "--fail-under", threshold)
+    Path("piped.py").write_text(USER_MODULE)
+    words = ("audit", "piped:linear", *WORDS, "--budget", "quick", "--fail-under", threshold)
     audited = run(*words, "--junit", "out/audit.xml", "--json")
     assert audited.exit_code == code, audited.output
     cases = {case.get("name"): case for case in ET.parse("out/audit.xml").iter("testcase")}
@@ -73,8 +73,8 @@ def test_junit_beside_the_exit_code(run, threshold, code):
 
 
 def test_junit_tells_of_images_that_ended_in_an_error(run):
-    Path("mine.py").write_text(USER_MODULE)
-    audited = run("audit", "mine:failing", *WORDS, "--budget", "quick", "--junit", "audit.xml")
+    Path("piped.py").write_text(USER_MODULE)
+    audited = run("audit", "piped:failing", *WORDS, "--budget", "quick", "--junit", "audit.xml")
     assert audited.exit_code == 2 and "ended in an error" in audited.output
     [error] = ET.parse("audit.xml").iter("error")
     assert "only <clean> digits" in error.text
