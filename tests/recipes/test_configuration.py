@@ -177,8 +177,13 @@ class TestChanges:
         assert [(term.name, term.weight) for term in terms] == [("cross_entropy", 1), ("clean_logit_pairing", 2)]
 
     def test_the_parts_follow_the_threat(self) -> None:
-        found = changed("mnist-trades", "threat=Linf 0.1").recipe
+        found = changed("mnist-mart", "threat=Linf 0.1").recipe
         assert found.training.objective.adversary.threat == found.threat == found.training.validation.threat
+
+    def test_a_threat_that_a_part_names_itself_stays(self) -> None:
+        found = changed("mnist-trades", "threat=Linf 0.1").recipe
+        assert found.training.objective.adversary.threat == Linf("0.32")
+        assert found.training.validation.threat == found.threat
 
     def test_none_takes_a_part_away(self) -> None:
         assert changed("mnist-trades", "validation=none").recipe.training.validation is None
