@@ -580,3 +580,11 @@ def test_8_bit_images_need_the_unit_box() -> None:
     x = torch.zeros(1, 3)
     with pytest.raises(ThreatError, match=r"pixels in \[0, 1\]; this threat model's lie in \[-1\.0, 1\.0\]"):
         Linf("8/255", -1.0, 1.0).to_8bit(x, x)
+
+
+@pytest.mark.parametrize("make", [Linf, L2, L1])
+def test_without_a_bound_the_ball_holds_the_box_and_no_more(make):
+    black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    free = make(0.1).unbounded(black)
+    assert free.contains(white, black).all()
+    assert free.eps == pytest.approx(free.distance(white, black).item(), rel=1e-6)

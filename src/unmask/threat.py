@@ -82,6 +82,12 @@ class ThreatModel:
         """Return the same threat model with another eps."""
         return ThreatModel(self.norm, parse_eps(eps), self.low, self.high)
 
+    def unbounded(self, x: Tensor) -> ThreatModel:
+        """Return the threat model whose ball around any image of the shape of x (B, ...) holds the whole pixel box."""
+        pixels = x[0].numel()
+        reach = {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[self.norm]
+        return self.with_eps((self.high - self.low) * reach)
+
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return the norm of x_adv - x per image, computed in float64: (B, ...) twice -> (B,)."""
         delta = (x_adv.double() - x.double()).flatten(1)

@@ -105,6 +105,5 @@ def _within(sample: Sample, size: float) -> Sample:
 
 def _sizes(sample: Sample, shares: Sequence[float]) -> list[float]:
     """Return the sizes to attack at, ascending; the last reaches every image of the pixel box."""
-    threat, pixels = sample.threat, sample.x[0].numel()
-    free = (threat.high - threat.low) * {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[threat.norm]
+    threat, free = sample.threat, sample.threat.unbounded(sample.x).eps
     return sorted({min(share * threat.eps, free) for share in shares} | {free})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
@@ -62,7 +62,7 @@ def falls(sample: Sample, attack: Callable[[Sample], AttackResult], batch_size: 
     """
     fell: list[int | None] = []
     forwards = backwards = 0
-    for part in batches(sample, batch_size):
+    for part in sample.batches(batch_size):
         found = attack(part)
         held = confirmed(part, found).tolist()
         iterates = (~found.trace.isnan()).sum(0).sub(1).tolist()
@@ -99,12 +99,6 @@ def confirmed(sample: Sample, found: AttackResult) -> Tensor:
     return held
 
 
-def batches(sample: Sample, batch_size: int) -> Iterator[Sample]:
-    """Yield the sample in parts of `batch_size` images; nothing for an empty one."""
-    for begin in range(0, len(sample), batch_size):
-        yield sample.select(torch.arange(begin, min(begin + batch_size, len(sample)), device=sample.x.device))
-
-
 def standing(fell: list[int | None], steps: int) -> int:
     """Return how many images `steps` steps leave: those not misclassified at iterates 0 to `steps`."""
     return sum(iterate is None or iterate > steps for iterate in fell)
@@ -139,7 +133,7 @@ def check_sizes(name: str, *sizes: float) -> None:
 @torch.no_grad()
 def _clean(sample: Sample, batch_size: int) -> Clean:
     correct: list[bool] = []
-    for part in batches(sample, batch_size):
+    for part in sample.batches(batch_size):
         logits = logits_of(sample.model, part.x)
         check_labels(part.y, *logits.shape)
         correct += (predictions(logits) == part.y).tolist()

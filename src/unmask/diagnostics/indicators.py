@@ -17,7 +17,6 @@ from unmask.diagnostics.finding import Finding, Status
 from unmask.diagnostics.sample import Sample
 from unmask.errors import AuditError
 from unmask.losses import Loss, cross_entropy, margin, predictions
-from unmask.threat import ThreatModel
 
 VARIABILITY = 0.1
 REACH = 0.1
@@ -94,7 +93,7 @@ def indicators(
     variability = _variability(problem, here, draws)
     path = _climbed(problem, size, steps)
     late = _late_progress(path.margins)
-    free = replace(problem, threat=_unbounded(sample.threat, sample.x))
+    free = replace(problem, threat=sample.threat.unbounded(sample.x))
     unbounded = ascend(free, start=clean(), stepper=fixed(usual_step_size(free.threat, steps)), steps=steps)
     found = path.adversarial.any(0)
     flags = {
@@ -179,12 +178,6 @@ def _late_progress(margins: Tensor) -> Tensor:
     gained = best[-1] - best[0]
     late = best[-1] - best[steps - steps // LATE]
     return torch.where(gained > 0, late / gained, 0.0)
-
-
-def _unbounded(threat: ThreatModel, x: Tensor) -> ThreatModel:
-    """Return the threat model whose ball around any image holds the pixel box."""
-    power = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[threat.norm]
-    return threat.with_eps((threat.high - threat.low) * x[0].numel() ** power)
 
 
 def _status(shares: dict[str, float]) -> Status:

@@ -44,7 +44,7 @@ def linearised(sample: Sample, *, batch_size: int = 64, keep: Keep[Any] = anew) 
     parts, eps, sizes = batches(sample, batch_size), sample.threat.eps, _sizes(sample.threat)
     clean = keep("linearised, clean images", partial(_clean, parts))
     right = sample.select(sample.y.new_tensor(clean["right"], dtype=torch.int64))
-    attacked = batches(right, batch_size) if len(right) else []
+    attacked = right.batches(batch_size)
     slopes = [keep(f"linearised, images {part.ids[0]} to {part.ids[-1]}", partial(_slopes, part)) for part in parts]
     runs = {
         name: [keep(f"linearised, {name}, eps {size}", partial(_fgsm, attacked, size, loss)) for size in sizes]
@@ -88,7 +88,7 @@ def batches(sample: Sample, batch_size: int) -> list[Sample]:
         raise DataError("The sample holds no images; give one or more.")
     if batch_size < 1:
         raise AuditError(f"batch_size is {batch_size}; expected 1 or more images per batch.")
-    return [sample.select(rows) for rows in torch.arange(len(sample), device=sample.x.device).split(batch_size)]
+    return sample.batches(batch_size)
 
 
 def _sizes(threat: ThreatModel) -> list[float]:

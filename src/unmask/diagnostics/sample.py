@@ -55,6 +55,10 @@ class Sample:
         kept = tuple(self.ids[row] for row in rows.tolist())
         return replace(self, x=self.x[rows], y=self.y[rows], ids=kept, streams=self.streams.select(rows))
 
+    def batches(self, size: int) -> list[Sample]:
+        """Return the images in parts of `size`, in order; none of an empty sample."""
+        return [self.select(torch.arange(len(self))[begin : begin + size]) for begin in range(0, len(self), size)]
+
     def child(self, *keys: object) -> Sample:
         """Return the sample with streams of their own, derived from these and `keys`."""
         return replace(self, streams=self.streams.child(*keys))

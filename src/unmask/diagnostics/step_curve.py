@@ -12,7 +12,6 @@ from unmask.diagnostics.falls import (
     USUAL_STEPS,
     Falls,
     at_least,
-    batches,
     check_sizes,
     clean,
     falls,
@@ -56,7 +55,7 @@ def step_curve(
     attack = pgd_run(size, most, loss=loss_of(loss))
     seen, correct = clean(sample, "step_curve", batch_size, keep)
     parts: list[Falls] = []
-    chunks = list(batches(correct.child("step_curve"), batch_size))
+    chunks = correct.child("step_curve").batches(batch_size)
     for done, chunk in enumerate(chunks, start=1):
         name = f"step_curve, {loss}, {most} steps of {size!r}, images {chunk.ids[0]} to {chunk.ids[-1]}"
         parts.append(keep(name, partial(falls, chunk, attack, batch_size)))
