@@ -293,3 +293,17 @@ def test_bad_settings_leave_no_record(settings, network, digits, tmp_path):
     with pytest.raises(AuditError):
         unmask.diagnose(network, x, y, unmask.Linf(0.1), studies=["surface"], run_dir=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_attack_whose_name_says_too_little_is_not_kept(given, tmp_path):
+    few = {**given, "studies": ["binarization"], "images": 1}
+    few.pop("attack", None)
+    for strength in (0.0, 0.1):
+
+        def attack(model, x, y, threat, streams, strength=strength):
+            return threat.project(x + strength, x)
+
+        with pytest.raises(AuditError, match="function of a module"):
+            diagnose(**few, attack=attack, run_dir=tmp_path / "run")
+        assert diagnose(**{**few, "run_dir": None}, attack=attack)[0].check == "binarization"
+    assert not (tmp_path / "run").exists()

@@ -72,6 +72,11 @@ def diagnose(
     names = study_names(studies)
     settings = Settings(grid, restarts, points, directions, images, attack, batch_size)
     named_attack(attack, threat)
+    if run_dir is not None and not settings.recordable:
+        raise AuditError(
+            f"The attack {settings.describe(('attack',))['attack']} cannot be kept in a record: two of that name may "
+            "differ. Give a function of a module, under its own name, or no run_dir."
+        )
     x, ids = checked_images(x, y, ids, threat, batch_size)
     with ExitStack() as held:
         held.enter_context(eval_mode(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from inspect import isfunction
 from typing import Any
 
 import torch
@@ -74,6 +75,11 @@ class Settings:
             if value is not None and value < least:
                 raise AuditError(f"{name} is {value}; expected {least} or more.")
         check_slice(self.directions, self.points)
+
+    @property
+    def recordable(self) -> bool:
+        """Whether the attack's name says which attack it is: not of lambdas, local functions and objects."""
+        return isinstance(self.attack, str) or (isfunction(self.attack) and "<" not in self.attack.__qualname__)
 
     def describe(self, options: tuple[str, ...]) -> dict[str, object]:
         """Return the named settings as plain values, for records."""
