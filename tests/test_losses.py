@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
+from unmask.errors import AuditError
 from unmask.losses import (
     LOSSES,
     Loss,
+    answers,
     cross_entropy,
     dlr,
     margin,
@@ -200,6 +202,45 @@ def test_truncated_margin_is_madrys(targeted: bool) -> None:
 def test_a_positive_margin_is_a_wrong_prediction(batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     z, y, _ = tensors(batch)
     assert torch.equal(margin(z, y) > 0, predictions(z) != y)
+
+
+class TestTop:
+    @settings(deadline=None)
+    @given(batch=batches(), top=st.integers(1, 9))
+    def test_the_margin_is_that_to_the_class_that_must_fall_behind(
+        self, batch: tuple[np.ndarray, np.ndarray, np.ndarray], top: int
+    ) -> None:
+        z, y, target = tensors(batch)
+        top = min(top, z.shape[1] - 1)
+        rows = zip(*batch, strict=True)
+        by_hand = [sorted(np.delete(row, label), reverse=True)[top - 1] - row[label] for row, label, _ in rows]
+        np.testing.assert_array_equal(margin(z, y, top=top), by_hand)
+        assert torch.equal(margin(z, y, target, top=top), margin(z, y, target))
+
+    @settings(deadline=None)
+    @given(batch=batches(), top=st.integers(1, 9))
+    def test_the_label_is_the_answer_while_it_is_among_the_likeliest(
+        self, batch: tuple[np.ndarray, np.ndarray, np.ndarray], top: int
+    ) -> None:
+        z, y, _ = tensors(batch)
+        top = min(top, z.shape[1] - 1)
+        given_ = answers(z, y, top)
+        among = (z.topk(top, dim=1).indices == y[:, None]).any(1)
+        assert torch.equal(given_, torch.where(among, y, predictions(z)))
+        assert torch.equal(margin(z, y, top=top) > 0, given_ != y)
+
+    def test_of_tied_classes_the_first_goes_before(self) -> None:
+        z, y = torch.tensor([[1.0, 3.0, 3.0, 3.0]]).expand(4, 4), torch.arange(4)
+        assert answers(z, y).tolist() == [1, 1, 1, 1]
+        assert answers(z, y, 2).tolist() == [1, 1, 2, 1]
+        assert answers(z, y, 3).tolist() == [1, 1, 2, 3]
+
+    @pytest.mark.parametrize("top", [-1, 0, 4, 5])
+    def test_all_or_none_of_the_classes_are_no_choice(self, top: int) -> None:
+        z, y = torch.zeros(2, 4), torch.tensor([0, 1])
+        for call in (answers, lambda z, y, top: margin(z, y, top=top)):
+            with pytest.raises(AuditError, match=rf"top is {top}; expected 1 .* to 3: the model has 4 classes"):
+                call(z, y, top)
 
 
 def test_a_prediction_is_the_first_of_the_largest_logits() -> None:

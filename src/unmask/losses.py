@@ -1,7 +1,7 @@
 """Adversarial losses: how wrong the model is on each image. Higher is more adversarial.
 
 Every loss maps logits (B, K) and labels y (B,) to (B,). With `target` (B,) it grows as the target class wins. The
-gradient of a loss is what attacks follow; whether an image is broken is decided by `predictions` alone.
+gradient of a loss is what attacks follow; whether an image is broken is decided by `answers` alone.
 """
 
 from __future__ import annotations
@@ -12,12 +12,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unmask.errors import AuditError
+
 Loss = Callable[..., Tensor]
 
 
 def predictions(logits: Tensor) -> Tensor:
     """Return the predicted class of every image: (B, K) -> int64 (B,)."""
     return logits.argmax(1)
+
+
+def answers(logits: Tensor, y: Tensor, top: int = 1) -> Tensor:
+    """Return what counts as the model's answer: the label where it is among the `top` likeliest classes, else the
+    likeliest: (B, K), (B,) -> int64 (B,).
+
+    With `top` 1 these are the `predictions`. Of classes tied, the first goes before. Raises AuditError unless
+    1 <= top < K.
+    """
+    likeliest = predictions(logits)
+    if top == 1:
+        return likeliest
+    check_top(top, logits.shape[1])
+    own = y.unsqueeze(1)
+    score, place = logits.gather(1, own), torch.arange(logits.shape[1], device=logits.device)
+    ahead = (logits > score) | ((logits == score) & (place < own))
+    return torch.where(ahead.sum(1) < top, y, likeliest)
+
+
+def check_top(top: int, classes: int) -> None:
+    """Raise AuditError unless a label can, but need not, be among the `top` likeliest of K classes: 1 <= top < K."""
+    if not 1 <= top < classes:
+        raise AuditError(
+            f"top is {top}; expected 1 (the likeliest class alone) to {classes - 1}: the model has {classes} classes."
+        )
 
 
 def cross_entropy(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
@@ -27,13 +54,18 @@ def cross_entropy(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Te
     return -F.cross_entropy(logits, target, reduction="none")
 
 
-def margin(logits: Tensor, y: Tensor, target: Tensor | None = None, *, confidence: float | None = None) -> Tensor:
+def margin(
+    logits: Tensor, y: Tensor, target: Tensor | None = None, *, confidence: float | None = None, top: int = 1
+) -> Tensor:
     """Return max_{j != y} z_j - z_y, or z_target - z_y (Carlini & Wagner 2017, untruncated).
+
+    With `top` the `top`-th largest of z_j, j != y, takes the place of the largest: positive means that the label is not
+    among the `top` likeliest. Towards a target it changes nothing. Raises AuditError unless 1 <= top < K.
 
     `confidence` gives the truncated form of Madry's public code, -relu(z_y - max_{j != y} z_j + confidence), whose
     gradient dies once the margin exceeds `confidence` (50 there).
     """
-    gap = (_runner_up(logits, y) if target is None else _take(logits, target)) - _take(logits, y)
+    gap = (_runner_up(logits, y, top) if target is None else _take(logits, target)) - _take(logits, y)
     return gap if confidence is None else -F.relu(confidence - gap)
 
 
@@ -88,6 +120,10 @@ def _take(logits: Tensor, index: Tensor) -> Tensor:
     return logits.gather(1, index.unsqueeze(1)).squeeze(1)
 
 
-def _runner_up(logits: Tensor, y: Tensor) -> Tensor:
+def _runner_up(logits: Tensor, y: Tensor, rank: int) -> Tensor:
     own = F.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(1)
+    others = logits.masked_fill(own, -torch.inf)
+    if rank == 1:
+        return others.amax(1)
+    check_top(rank, logits.shape[1])
+    return others.topk(rank, dim=1).values[:, -1]

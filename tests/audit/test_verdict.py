@@ -22,6 +22,11 @@ def test_nothing_left_of_nothing_is_not_robust():
     assert decide(0.0, 0.0, 0.0, 1000, [gap(0.0, 0.0)]).label == "not robust"
 
 
+def test_without_an_attack_nothing_is_concluded():
+    verdict = decide(0.99, None, 0.99, 1000, [], attacked=False)
+    assert verdict.label == "inconclusive" and "No attack" in verdict.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("claimed", "measured", "n", "findings", "unfinished", "label"),
     [

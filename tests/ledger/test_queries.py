@@ -104,6 +104,18 @@ def test_the_headline_without_a_claim_and_without_a_break(make_scenario):
     )
 
 
+def test_the_headline_says_how_many_classes_count(make_scenario):
+    scenario = make_scenario()
+    with scenario.play(scenario.open(None, top=2)) as ledger:
+        assert headline(ledger.run()).startswith("Top-2 accuracy: claimed 60.0% (pgd-40), measured at most 20.0%")
+
+
+def test_the_headline_without_an_attack(make_scenario):
+    scenario = make_scenario(plan=(PlanEntry(attack="clean", role="clean"),), breaks={100: (0, None)})
+    with scenario.play(scenario.open(None, claim=None)) as ledger:
+        assert headline(ledger.run()) == "Clean 90.0% [59.6, 98.2] on 10 images: no attack was run"
+
+
 def test_no_headline_while_examples_are_not_run_or_ended_in_an_error(ledger, scenario):
     scenario.play(ledger, rounds=3)
     run = ledger.run()

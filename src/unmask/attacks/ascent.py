@@ -15,7 +15,7 @@ from unmask.attacks.start import Start, Started
 from unmask.attacks.stepper import Clock, Stepper
 from unmask.contract import eval_mode, logits_of
 from unmask.errors import AuditError
-from unmask.losses import Loss, margin, predictions
+from unmask.losses import Loss, answers, margin
 
 # On a CPU the activations of so many images stay in memory that is there already; those of a large batch are handed
 # back to the system and fetched anew at every pass.
@@ -30,6 +30,7 @@ class Best:
 
     def __init__(self, problem: Problem, forwards: int | Tensor, backwards: int | Tensor) -> None:
         count, device = len(problem.x), problem.x.device
+        self.top = problem.top
         self.x_adv = problem.x.clone()
         self.margin = torch.full((count,), -torch.inf, dtype=problem.x.dtype, device=device)
         self.broken = torch.zeros(count, dtype=torch.bool, device=device)
@@ -39,7 +40,7 @@ class Best:
 
     def record(self, rows: Tensor, x_adv: Tensor, logits: Tensor, values: Tensor, y: Tensor) -> Tensor:
         """Note one iterate of some rows; returns which of them are broken now."""
-        margins, broken = margin(logits, y).to(self.margin), predictions(logits) != y
+        margins, broken = margin(logits, y, top=self.top).to(self.margin), answers(logits, y, self.top) != y
         better = broken | (margins > self.margin[rows])
         self.x_adv[rows[better]] = x_adv[better]
         self.margin[rows[better]] = margins[better]
@@ -134,7 +135,7 @@ def _ascend_from(
 def _in_full_precision(problem: Problem, x_adv: Tensor, logits: Tensor) -> tuple[Tensor, Tensor | int]:
     """Return the logits with breaks that a pass in half precision claims predicted again, and passes per row."""
     exact = full_precision(problem.model)
-    claimed = predictions(logits) != problem.y
+    claimed = answers(logits, problem.y, problem.top) != problem.y
     if exact is problem.model or not claimed.any():
         return logits, 0
     return logits.index_put((claimed,), logits_of(exact, x_adv[claimed])), claimed.long()

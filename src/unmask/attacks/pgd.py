@@ -33,14 +33,16 @@ def pgd(
     target: Tensor | None = None,
     loss: Loss = cross_entropy,
     start: Start | None = None,
+    top: int = 1,
 ) -> AttackResult:
     """Attack images x (B, C, H, W) with labels y (B,) by projected gradient ascent (Madry et al. 2018).
 
     `step_size` is in pixels, by default 4 eps / (3 steps); starts are uniform in the ball unless `start` says
     otherwise. Unlike most implementations it returns the best iterate, not the last, and stops an example once it is
-    broken. Raises DataError or ModelError for unusable inputs or outputs.
+    broken: once its label is not among the `top` likeliest classes (1: once it is misclassified). Raises DataError or
+    ModelError for unusable inputs or outputs, AuditError unless 1 <= top < K.
     """
-    problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target)
+    problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target, top=top)
     stepper = fixed(usual_step_size(threat, steps) if step_size is None else step_size)
     begin = uniform() if start is None else start
     return restarted(lambda part: ascend(part, start=begin, stepper=stepper, steps=steps), problem, restarts)

@@ -20,7 +20,8 @@ from unmask.threat import ThreatModel
 class AttackResult:
     """The best perturbed image found per example, and what it cost.
 
-    x_adv (B, C, H, W); margin (B,) = max_{j != y} z_j - z_y at x_adv; broken (B,) bool: predicted other than y;
+    x_adv (B, C, H, W); margin (B,) = max_{j != y} z_j - z_y at x_adv; broken (B,) bool: predicted other than y (both as
+    `losses.margin` and `losses.answers` say where an attack is given `top`);
     forwards, backwards int64 (B,): passes of each example through the model; trace (T, B): the ascended loss at every
     iterate, NaN where the example was no longer attacked.
     """
@@ -37,7 +38,8 @@ class AttackResult:
 class Problem:
     """The examples still under attack: images x (B, ...), labels y (B,), what to climb, and their random streams.
 
-    `clean_logits` (B, K) are there for attacks that asked for them by `with_clean_logits`.
+    `clean_logits` (B, K) are there for attacks that asked for them by `with_clean_logits`. An image is broken once y is
+    not among the `top` likeliest classes.
     """
 
     model: Model
@@ -48,6 +50,7 @@ class Problem:
     streams: Streams
     target: Tensor | None = None
     clean_logits: Tensor | None = None
+    top: int = 1
 
     def select(self, rows: Tensor) -> Problem:
         """Return the problem of some rows (bool mask or indices)."""
@@ -84,6 +87,7 @@ def pose(
     generator: torch.Generator | Streams | None,
     loss: Loss = cross_entropy,
     target: Tensor | None = None,
+    top: int = 1,
 ) -> Problem:
     """Check an attack's inputs and bind them. Raises DataError for unusable images, labels or targets.
 
@@ -99,7 +103,7 @@ def pose(
                 "class for each (see unmask.attacks.targets)."
             )
     streams = Streams.of(torch.Generator().manual_seed(0) if generator is None else generator, x)
-    return Problem(fast_passes(model, x), x.detach(), y, threat, loss, streams, target)
+    return Problem(fast_passes(model, x), x.detach(), y, threat, loss, streams, target, top=top)
 
 
 def input_gradient(values: Tensor, x_adv: Tensor) -> Tensor:

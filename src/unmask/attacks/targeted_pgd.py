@@ -46,9 +46,11 @@ def targeted_pgd(
     restarts: int = 1,
     generator: torch.Generator | Streams | None = None,
     loss: Loss = cross_entropy,
+    top: int = 1,
 ) -> AttackResult:
     """Attack x (B, C, H, W), y (B,) by PGD towards a wrong class; any misclassification counts as a break.
 
+    With `top`, as in `pgd`, an image is broken once its label is not among so many of the likeliest classes.
     The targets cost one forward and are chosen on the clean image: `least_likely` and `random` are the public code's
     pgdll and pgdrnd (Kannan et al. 2018), `likeliest` takes the runner-up. A random target is never the true class.
     Raises DataError or ModelError for unusable inputs or outputs, AuditError for an unknown choice.
@@ -71,5 +73,6 @@ def targeted_pgd(
         generator=problem.streams,
         target=target,
         loss=loss,
+        top=top,
     )
     return replace(result, forwards=result.forwards + 1)

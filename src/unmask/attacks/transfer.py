@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,8 +35,9 @@ def transfer(
     restarts: int = 1,
     generator: torch.Generator | Streams | None = None,
     target: Tensor | None = None,
-    loss: Loss = margin,
+    loss: Loss | None = None,
     start: Start | None = None,
+    top: int = 1,
 ) -> AttackResult:
     """Attack x (B, C, H, W), y (B,) along the gradients of `surrogates`, models of the same classes; one after another.
 
@@ -43,13 +45,15 @@ def transfer(
     with probability `diversity`, shrunk to 90-100% and padded back with zeros at random (DIM, Xie et al. 2019). At
     the start, every `check_every` steps and after the last, the attacked model sees the survivors: what breaks it is
     left alone from then on. So it answers up to 1 + ceil(steps / check_every) times per surrogate and restart. Starts
-    are uniform in the ball unless `start` says otherwise; `step_size` is in pixels, by default 2.5 eps / steps.
+    are uniform in the ball unless `start` says otherwise; `step_size` is in pixels, by default 2.5 eps / steps;
+    `loss` is by default the margin. An image is broken once its label is not among the `top` likeliest classes.
 
     `forwards` and `backwards` count the passes through the attacked model and the surrogates alike; the trace holds the
     loss on the attacked model. Raises DataError or ModelError for unusable inputs or outputs, AuditError for settings
     out of range, and for `diversity` on what is not (B, C, H, W).
     """
-    problem = pose(model, x, y, threat=threat, generator=generator, loss=loss, target=target)
+    climbed = partial(margin, top=top) if loss is None else loss
+    problem = pose(model, x, y, threat=threat, generator=generator, loss=climbed, target=target, top=top)
     _check_settings(x, surrogates, steps, diversity, check_every)
     stepper = fixed(2.5 * threat.eps / max(steps, 1) if step_size is None else step_size, accumulate=momentum)
     begin = uniform() if start is None else start

@@ -99,8 +99,9 @@ def recorded(audited: Audited) -> list[Finding]:
     events = run.events
     clean, broken = events["attack"] == "clean", events["status"] == "broken"
     right, fell = clean & ~broken, broken & ~clean
-    if right.any():
+    if right.any() and run.spec.top == 1:  # else the margins are not those between the first two logits
         found.append(logit_scale(events["margin"][right].tolist()))
+    if right.any():
         found.append(refusals(events["predicted"][fell].tolist(), run.labels.tolist()))
     if audited.access == "gradients":
         found.append(query_breaks(*_after_gradients(run, audited.attacks)))

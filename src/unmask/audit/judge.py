@@ -10,19 +10,22 @@ from torch import Tensor
 from unmask.attacks.problem import AttackResult
 from unmask.contract import Model, logits_of
 from unmask.ledger import ExampleEvent
-from unmask.losses import cross_entropy, margin, predictions
+from unmask.losses import answers, cross_entropy, margin
 from unmask.threat import ThreatModel
 
 
 @torch.no_grad()
-def predict(model: Model, x: Tensor, y: Tensor, ids: Iterable[int]) -> list[ExampleEvent]:
-    """Return the events of the clean round: images x (B, C, H, W), labels y (B,), their ids."""
+def predict(model: Model, x: Tensor, y: Tensor, ids: Iterable[int], top: int = 1) -> list[ExampleEvent]:
+    """Return the events of the clean round: images x (B, C, H, W), labels y (B,), their ids.
+
+    An image counts as broken where its label is not among the `top` likeliest classes.
+    """
     logits = logits_of(model, x)
     columns = zip(
         ids,
-        predictions(logits).tolist(),
+        answers(logits, y, top).tolist(),
         y.tolist(),
-        margin(logits, y).tolist(),
+        margin(logits, y, top=top).tolist(),
         cross_entropy(logits, y).tolist(),
         strict=True,
     )
@@ -55,10 +58,12 @@ def judge(
     threat: ThreatModel,
     found: AttackResult,
     turn: tuple[int, str, int],
+    top: int = 1,
 ) -> tuple[list[ExampleEvent], Tensor]:
     """Return the events of a round (its number, attack and restart) and the images kept (B, C, H, W) on the CPU.
 
-    Predicts every claimed break again in fp32, and counts no point outside ball or box.
+    Predicts every claimed break again in fp32, and counts no point outside ball or box, nor one whose label is among
+    the `top` likeliest classes.
     """
     x_adv = found.x_adv.detach().float()
     inside = threat.contains(x_adv, x)
@@ -68,8 +73,8 @@ def judge(
     loss: dict[int, float] = {}
     if len(claimed):
         logits = logits_of(model, x_adv[claimed])
-        predicted[claimed] = predictions(logits)
-        gap[claimed] = margin(logits, y[claimed]).double()
+        predicted[claimed] = answers(logits, y[claimed], top)
+        gap[claimed] = margin(logits, y[claimed], top=top).double()
         loss = dict(zip(claimed.tolist(), cross_entropy(logits, y[claimed]).tolist(), strict=True))
     gap[~inside] = torch.nan
     broken = (predicted != y).tolist()
@@ -94,7 +99,7 @@ def judge(
             distance=distance[i],
             forwards=forwards,
             backwards=backwards,
-            step=steps[i] if broken[i] else None,
+            step=steps[i] if broken[i] and len(found.trace) else None,
             seconds=0.0,
         )
         for i, (example, margin_, class_, forwards, backwards) in enumerate(columns)

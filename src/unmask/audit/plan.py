@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ class Task:
 
     `best` (B, C, H, W) is the best point found so far, the image itself where there is none; `donors` (B, D, C, H, W)
     are perturbations that broke other images of the class, nearest first (D = 0 where there are none). `restart`
-    counts how often this attack has been run on these images before.
+    counts how often this attack has been run on these images before. An image falls once its label is not among the
+    `top` likeliest classes.
     """
 
     model: Model
@@ -37,9 +39,16 @@ class Task:
     restart: int
     best: Tensor
     donors: Tensor
+    top: int = 1
 
     def attack(self, attack: Callable[..., AttackResult], **settings: Any) -> AttackResult:
-        """Run one of `unmask.attacks` on the task's images with its randomness."""
+        """Run one of `unmask.attacks` on the task's images with its randomness.
+
+        Raises AuditError for an attack that cannot be told that more than the likeliest class counts, where more does.
+        """
+        if self.top > 1:
+            _refuse_without_top(attack, self.top)
+            settings = {"top": self.top, **settings}
         return attack(self.model, self.x, self.y, threat=self.threat, generator=self.streams, **settings)
 
 
@@ -93,6 +102,17 @@ def claim_attack(name: str, threat: ThreatModel) -> PlannedAttack:
         description=f"{steps} steps of {step_size:.4g} on the cross-entropy, one random start",
         cost=lambda restart: 2 * steps + 1,
     )
+
+
+def _refuse_without_top(attack: Callable[..., AttackResult], top: int) -> None:
+    try:
+        inspect.signature(attack).bind_partial(top=top)
+    except TypeError as error:
+        name = getattr(attack, "__name__", type(attack).__name__)
+        raise AuditError(
+            f"{name} takes no `top`: it would stop at the first misclassification, where the label may still be among "
+            f"the {top} likeliest classes. Take pgd, targeted_pgd or transfer."
+        ) from error
 
 
 def check_plan(plan: Sequence[PlannedAttack]) -> None:

@@ -59,6 +59,7 @@ def make_spec(
     batch_size: int,
     classes: int,
     subject: Subject,
+    top: int = 1,
 ) -> Spec:
     """Return the record's first page: model, data, threat, plan, seed and what else decides the outcome."""
     claims = [attack.name for attack in plan.attacks if attack.role == "claim"]
@@ -81,6 +82,7 @@ def make_spec(
             "claim": claims[0] if claims else None,
             "schedule": plan.schedule.describe().model_dump(),
             "budget": plan.budget,
+            "top": top,
             "seed": seed,
             "batch_size": batch_size,
             "version": code_version(),

@@ -29,12 +29,18 @@ class Verdict:
 
 
 def decide(
-    clean: float, claimed: float | None, measured: float, n: int, findings: Sequence[Finding], unfinished: int = 0
+    clean: float,
+    claimed: float | None,
+    measured: float,
+    n: int,
+    findings: Sequence[Finding],
+    unfinished: int = 0,
+    attacked: bool = True,
 ) -> Verdict:
     """Return the verdict. Rules, the first that applies:
 
-    1. inconclusive: some example ended in an error or was not run, the model is randomised or its answers depend on the
-       batch, or there are fewer than 20 images;
+    1. inconclusive: some example ended in an error or was not run, no attack was run at all, the model is randomised or
+       its answers depend on the batch, or there are fewer than 20 images;
     2. masked: the claim looked robust (a quarter of the clean accuracy or more), and gradients are missing or zero on
        most images, or attacks without gradients break a quarter or more of what gradient attacks leave, or the usual
        attack surely overlooks more than 5 points and a third or more of what it leaves, and another check says how the
@@ -47,6 +53,10 @@ def decide(
     if unfinished:
         reason = f"{unfinished} of {n} images ended in an error or were not attacked by the whole plan."
         return Verdict("inconclusive", (reason,), ("Mend what failed, and audit again.",))
+    if not attacked:
+        return Verdict(
+            "inconclusive", ("No attack was run: the clean accuracy alone was measured.",), ("Attacks (--budget).",)
+        )
     if n < FEWEST:
         return Verdict(
             "inconclusive", (f"Only {n} images were audited; take at least {FEWEST}.",), ("More images (-n).",)

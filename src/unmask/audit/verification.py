@@ -11,7 +11,7 @@ from unmask.audit.fingerprint import model_fingerprint
 from unmask.contract import Model, logits_of
 from unmask.errors import LedgerError
 from unmask.ledger import Run, queries
-from unmask.losses import margin, predictions
+from unmask.losses import answers, margin
 from unmask.threat import ThreatModel
 
 
@@ -40,6 +40,7 @@ def verify(run: Run, model: Model, batch_size: int = 256) -> Replay:
             f"The model's fingerprint is {found[:12]}, the run's is {run.spec.model.fingerprint[:12]}: this is not "
             f"the model that was audited ({run.spec.model.source}). Give the audited one by --model and --weights."
         )
+    top = run.spec.top
     threat = ThreatModel.from_description(run.spec.threat.model_dump())
     place = {int(example): row for row, example in enumerate(ids)}
     broken = {example for example, status in queries.status_by_id(run).items() if status == "broken"}
@@ -52,8 +53,8 @@ def verify(run: Run, model: Model, batch_size: int = 256) -> Replay:
         x, y = pixels[rows], torch.from_numpy(labels)[rows]
         x_adv = torch.stack([torch.from_numpy(kept[stored[e]]) if e in stored else pixels[place[e]] for e in part])
         logits = logits_of(model, x_adv)
-        inside, wrong = threat.contains(x_adv, x).tolist(), (predictions(logits) != y).tolist()
-        close = (margin(logits, y).abs() <= 1e-5 * logits.abs().amax(1)).tolist()
+        inside, wrong = threat.contains(x_adv, x).tolist(), (answers(logits, y, top) != y).tolist()
+        close = (margin(logits, y, top=top).abs() <= 1e-5 * logits.abs().amax(1)).tolist()
         for example, fits, breaks, near in zip(part, inside, wrong, close, strict=True):
             if not fits:
                 refuted[example] = "the stored image lies outside ball or box"
@@ -62,5 +63,7 @@ def verify(run: Run, model: Model, batch_size: int = 256) -> Replay:
             elif near:
                 rounding.append(example)
             else:
-                refuted[example] = "the model classifies the stored image correctly"
+                refuted[example] = "the model classifies the stored image correctly" + (
+                    f" (top-{top})" if top > 1 else ""
+                )
     return Replay(len(broken), tuple(confirmed), tuple(rounding), refuted)

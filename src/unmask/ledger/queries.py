@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from unmask.errors import LedgerError, unknown
 from unmask.ledger.run import Run
-from unmask.ledger.schema import STATUSES, PlanEntry, Role, Round
+from unmask.ledger.schema import CLEAN, STATUSES, PlanEntry, Role, Round
 from unmask.ledger.tensors import Ids
 
 Status = Literal["broken", "survived", "error", "not_run"]
@@ -250,17 +250,26 @@ def _row(run: Run, entry: PlanEntry, broken: int, accuracy_after: float) -> Atta
 def headline(run: Run) -> str:
     """Return the result of a finished run in one sentence; evaluations are forward plus backward passes.
 
+    It begins with "Top-5 accuracy:" where the label need but be among the 5 likeliest classes.
+
     Raises LedgerError while an example has the status error or not_run, saying how many and what to do.
     """
     _refuse_incomplete(run)
     n = len(run.ids)
     survived = counts(run)["survived"]
     low, high = wilson_interval(survived, n)
+    within = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    if all(entry.role == CLEAN for entry in run.spec.plan):
+        return _of_top(run, f"Clean {clean_accuracy(run):.1%} {within} on {n:,} images: no attack was run")
     claimed = claimed_accuracy(run)
     said = f"Clean {clean_accuracy(run):.1%}" if claimed is None else f"Claimed {claimed:.1%} ({run.spec.claim})"
-    measured = f"measured at most {survived / n:.1%} [{100 * low:.1f}, {100 * high:.1f}] under {run.spec.threat}"
+    measured = f"measured at most {survived / n:.1%} {within} under {run.spec.threat}"
     spent = f"{cost(run).evaluations / n:,.0f} evaluations per image"
-    return f"{said}, {measured}: {_cause(run)}, at {spent}, on {n:,} images"
+    return _of_top(run, f"{said}, {measured}: {_cause(run)}, at {spent}, on {n:,} images")
+
+
+def _of_top(run: Run, sentence: str) -> str:
+    return sentence if run.spec.top == 1 else f"Top-{run.spec.top} accuracy: {sentence[0].lower()}{sentence[1:]}"
 
 
 def _refuse_incomplete(run: Run) -> None:

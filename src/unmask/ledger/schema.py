@@ -115,7 +115,10 @@ class Round(NamedTuple):
 
 
 class Spec(_Entry):
-    """Everything that decides a run's outcome, written before the first event."""
+    """Everything that decides a run's outcome, written before the first event.
+
+    An image counts as right while its label is among the `top` likeliest classes.
+    """
 
     kind: Literal["audit"] = "audit"
     schema_version: int = SCHEMA_VERSION
@@ -127,6 +130,7 @@ class Spec(_Entry):
     plan: list[PlanEntry]
     schedule: ScheduleEntry = ScheduleEntry()
     claim: str | None = None
+    top: Annotated[int, Field(ge=1)] = 1
     budget: str
     seed: int
     batch_size: Annotated[int, Field(ge=1)]
@@ -146,6 +150,11 @@ class Spec(_Entry):
         if self.claim is not None and not any(e.role == "claim" and e.attack == self.claim for e in self.plan):
             raise ValueError(f"claim '{self.claim}' names no plan entry with the role 'claim'")
         return self
+
+    @property
+    def terms(self) -> str:
+        """On which terms an image counts as right: "Linf(8/255)", or "Linf(8/255), top-5" for more classes than one."""
+        return str(self.threat) if self.top == 1 else f"{self.threat}, top-{self.top}"
 
     def rounds(self) -> list[Round]:
         """Return the rounds of a fixed schedule in order: 0 is the clean one, then each entry once per restart."""

@@ -41,7 +41,18 @@ from unmask.ledger.tensors import (
     shard_name,
 )
 
-COMPARED = ("model.fingerprint", "data.fingerprint", "threat", "plan", "schedule", "claim", "budget", "seed", "version")
+COMPARED = (
+    "model.fingerprint",
+    "data.fingerprint",
+    "threat",
+    "plan",
+    "schedule",
+    "claim",
+    "top",
+    "budget",
+    "seed",
+    "version",
+)
 _SHARD = re.compile(r"\d+-\d+\.safetensors|\.\d+-\d+\.safetensors\.tmp")
 
 
