@@ -49,6 +49,19 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(MMAP_THRESHOLD, MOST) and mallopt(TRIM_THRESHOLD, MOST))
 
 
+def free_memory() -> int | None:
+    """Return how many bytes of memory can still be taken, the control group's limit included; None off Linux."""
+    found = []
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        found.append(int(limit) - int(used))
+    except (OSError, KeyError, ValueError):  # another system, an older kernel, or no limit
+        pass
+    return min(found, default=None)
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -13,7 +13,9 @@ WriteIdx = Callable[..., dict[str, np.ndarray]]
 
 
 def test_the_names_are_these() -> None:
-    assert list(DATA_SETS) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "tiny-imagenet"]
+    assert list(DATA_SETS) == [
+        "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "tiny-imagenet", "imagenet", "imagenet-224",
+    ]  # fmt: skip
     assert all(summary for summary in DATA_SETS.values())
     assert set(unmask.data.__all__) == {"DATA_SETS", "DataSet", "available", "load_data"}
 
@@ -89,7 +91,15 @@ def test_available_refuses_an_unknown_name() -> None:
         available("svnh")
 
 
-@pytest.mark.parametrize("spec", ["digits", "mine.npz"])
+def test_most_returns_the_first_so_many() -> None:
+    whole = load_data("digits")
+    assert load_data("digits", most=5).ids.tolist() == whole.ids[:5].tolist()
+    assert len(load_data("digits", most=10**6)) == len(whole)
+    with pytest.raises(DataError, match="most is 0"):
+        load_data("digits", most=0)
+
+
+@pytest.mark.parametrize("spec", ["digits", "mine.npz", "imagenet"])
 def test_image_size_is_for_folders_only(spec: str) -> None:
     with pytest.raises(DataError, match="folders of images only"):
         load_data(spec, image_size=32)

@@ -215,6 +215,32 @@ def test_imagenet_networks_are_torchvisions(name: str, size: int) -> None:
         torch.testing.assert_close(network(x), theirs.eval()(x * 2 - 1))
 
 
+def test_the_narrow_inception_is_the_wide_one_with_an_eighth_of_every_width() -> None:
+    wide = build("inception-v3").state_dict()
+    narrow = {key.removeprefix("1."): value for key, value in build("inception-v3-narrow").state_dict().items()}
+    assert set(narrow) == set(wide)
+
+    def eighth(key: str, shape: torch.Size) -> tuple[int, ...]:
+        if key == "head.weight":
+            return shape[0], shape[1] // 8
+        if len(shape) == 4:
+            return shape[0] // 8, shape[1] if shape[1] == 3 else shape[1] // 8, *shape[2:]
+        return tuple(shape) if key == "head.bias" else tuple(size // 8 for size in shape)
+
+    assert {key: tuple(value.shape) for key, value in narrow.items()} == {
+        key: eighth(key, value.shape) for key, value in wide.items()
+    }
+
+
+def test_the_narrow_inception_enlarges_images_that_are_too_small_for_it() -> None:
+    network = build("inception-v3-narrow").eval()
+    small = images(2, 3, 64, 80).float()
+    enlarged = F.interpolate(small, (75, 80), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        torch.testing.assert_close(network(small), network[1](enlarged))
+        torch.testing.assert_close(network(enlarged), network[1](enlarged))
+
+
 def test_wrn_28_10_is_28_layers_deep_and_10_times_as_wide() -> None:
     state = build("wrn-28-10").state_dict()
     layers = [key for key, value in state.items() if key.endswith("weight") and value.ndim > 1]

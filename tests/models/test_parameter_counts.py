@@ -24,43 +24,93 @@ def pre_activation_bottleneck(channels_in: int, inner: int, *, projection: bool)
     return norms + kernels + projection * (channels_in * 4 * inner + 4 * inner)
 
 
-def bottleneck_stage(channels_in: int, inner: int, units: int) -> int:
+def bottleneck_stage(channels_in: int, inner: int, channels_out: int, units: int) -> int:
     """Count ResNet-101's form: batch norm after every convolution, the projection's too, and no bias."""
-    first = normed(channels_in, inner) + normed(inner, inner, 9) + normed(inner, 4 * inner)
-    later = normed(4 * inner, inner) + normed(inner, inner, 9) + normed(inner, 4 * inner)
-    return first + normed(channels_in, 4 * inner) + (units - 1) * later
+    first = normed(channels_in, inner) + normed(inner, inner, 9) + normed(inner, channels_out)
+    later = normed(channels_out, inner) + normed(inner, inner, 9) + normed(inner, channels_out)
+    return first + normed(channels_in, channels_out) + (units - 1) * later
 
 
-def normed(channels_in: int, channels_out: int, kernel: int = 1) -> int:
-    """Count a convolution of `kernel` pixels without bias, and its batch norm."""
-    return channels_in * channels_out * kernel + 2 * channels_out
+def normed(channels_in: int, channels_out: int, kernel: int = 1, *, by: int = 1) -> int:
+    """Count a convolution of `kernel` pixels without bias, and its batch norm, of widths divided by `by`."""
+    return channels_in // by * (channels_out // by) * kernel + 2 * channels_out // by
 
 
-def inception_a(channels: int, pooled: int) -> int:
-    fives = normed(channels, 48) + normed(48, 64, 25)
-    threes = normed(channels, 64) + normed(64, 96, 9) + normed(96, 96, 9)
-    return normed(channels, 64) + fives + threes + normed(channels, pooled)
+def inception_a(channels: int, pooled: int, by: int = 1) -> int:
+    fives = normed(channels, 48, by=by) + normed(48, 64, 25, by=by)
+    threes = normed(channels, 64, by=by) + normed(64, 96, 9, by=by) + normed(96, 96, 9, by=by)
+    return normed(channels, 64, by=by) + fives + threes + normed(channels, pooled, by=by)
 
 
-def inception_b(channels: int) -> int:
-    return normed(channels, 384, 9) + normed(channels, 64) + normed(64, 96, 9) + normed(96, 96, 9)
+def inception_b(channels: int, by: int = 1) -> int:
+    return (
+        normed(channels, 384, 9, by=by)
+        + normed(channels, 64, by=by)
+        + normed(64, 96, 9, by=by)
+        + normed(96, 96, 9, by=by)
+    )
 
 
-def inception_c(channels: int, inner: int) -> int:
-    short = normed(channels, inner) + normed(inner, inner, 7) + normed(inner, 192, 7)
-    long = normed(channels, inner) + 3 * normed(inner, inner, 7) + normed(inner, 192, 7)
-    return normed(channels, 192) + short + long + normed(channels, 192)
+def inception_c(channels: int, inner: int, by: int = 1) -> int:
+    short = normed(channels, inner, by=by) + normed(inner, inner, 7, by=by) + normed(inner, 192, 7, by=by)
+    long = normed(channels, inner, by=by) + 3 * normed(inner, inner, 7, by=by) + normed(inner, 192, 7, by=by)
+    return normed(channels, 192, by=by) + short + long + normed(channels, 192, by=by)
 
 
-def inception_d(channels: int) -> int:
-    threes = normed(channels, 192) + normed(192, 320, 9)
-    return threes + normed(channels, 192) + 2 * normed(192, 192, 7) + normed(192, 192, 9)
+def inception_d(channels: int, by: int = 1) -> int:
+    threes = normed(channels, 192, by=by) + normed(192, 320, 9, by=by)
+    return threes + normed(channels, 192, by=by) + 2 * normed(192, 192, 7, by=by) + normed(192, 192, 9, by=by)
 
 
-def inception_e(channels: int) -> int:
-    threes = normed(channels, 384) + 2 * normed(384, 384, 3)
-    double = normed(channels, 448) + normed(448, 384, 9) + 2 * normed(384, 384, 3)
-    return normed(channels, 320) + threes + double + normed(channels, 192)
+def inception_e(channels: int, by: int = 1) -> int:
+    threes = normed(channels, 384, by=by) + 2 * normed(384, 384, 3, by=by)
+    double = normed(channels, 448, by=by) + normed(448, 384, 9, by=by) + 2 * normed(384, 384, 3, by=by)
+    return normed(channels, 320, by=by) + threes + double + normed(channels, 192, by=by)
+
+
+def inception(by: int = 1) -> list[int]:
+    stem = [normed(3 * by, 32, 9, by=by), normed(32, 32, 9, by=by), normed(32, 64, 9, by=by)]
+    return [
+        *stem,
+        normed(64, 80, by=by) + normed(80, 192, 9, by=by),
+        inception_a(192, 32, by) + inception_a(256, 64, by) + inception_a(288, 64, by),
+        inception_b(288, by),
+        inception_c(768, 128, by) + 2 * inception_c(768, 160, by) + inception_c(768, 192, by),
+        inception_d(768, by),
+        inception_e(1280, by) + inception_e(2048, by),
+        2048 // by * 10 + 10,
+    ]
+
+
+def resnet20_v2(width: int) -> list[int]:
+    widths = [(width, width), (width, 2 * width), (2 * width, 4 * width)]
+    return [
+        3 * 3 * 3 * width,  # stem, no bias
+        *[pre_activation_block(before, after, projection=True) for before, after in widths],
+        *[2 * pre_activation_block(after, after, projection=False) for _, after in widths],
+        4 * width * 10 + 10,
+    ]
+
+
+def resnet50_v2(width: int) -> list[int]:
+    stages = [(width, width, 3), (4 * width, 2 * width, 4), (8 * width, 4 * width, 6), (16 * width, 8 * width, 3)]
+    return [
+        7 * 7 * 3 * width + width,  # stem with bias
+        *[pre_activation_bottleneck(before, inner, projection=True) for before, inner, _ in stages],
+        *[(n - 1) * pre_activation_bottleneck(4 * inner, inner, projection=False) for _, inner, n in stages],
+        2 * 32 * width,
+        32 * width * 10 + 10,
+    ]
+
+
+def revnet_9(first: int, second: int, third: int) -> list[int]:
+    return [
+        3 * 3 * 3 * first + 2 * first,  # stem with batch norm, no bias
+        reversible_unit(first, second, activated=True),
+        reversible_unit(second, third),
+        2 * third,  # last batch norm
+        third * 10 + 10,
+    ]
 
 
 COUNTS = {
@@ -90,13 +140,8 @@ COUNTS = {
         (4 * 4 * 64 * 128 + 128),
         (128 * 10 + 10),
     ],
-    "resnet20-v2": [
-        3 * 3 * 3 * 64,  # stem, no bias
-        pre_activation_block(64, 64, projection=True) + 2 * pre_activation_block(64, 64, projection=False),
-        pre_activation_block(64, 128, projection=True) + 2 * pre_activation_block(128, 128, projection=False),
-        pre_activation_block(128, 256, projection=True) + 2 * pre_activation_block(256, 256, projection=False),
-        256 * 10 + 10,
-    ],
+    "resnet20-v2": resnet20_v2(64),
+    "resnet20-v2-narrow": resnet20_v2(16),
     "wrn-28-10": [
         3 * 3 * 3 * 16,  # stem, no bias
         pre_activation_block(16, 160, projection=False) + 3 * pre_activation_block(160, 160, projection=False),
@@ -105,13 +150,16 @@ COUNTS = {
         2 * 640,  # last batch norm
         640 * 10 + 10,
     ],
-    "revnet-9": [
-        3 * 3 * 3 * 32 + 2 * 32,  # stem with batch norm, no bias
-        reversible_unit(32, 64, activated=True),
-        reversible_unit(64, 112),
-        2 * 112,  # last batch norm
-        112 * 10 + 10,
+    "wrn-10-1": [
+        3 * 3 * 3 * 16,
+        pre_activation_block(16, 16, projection=False),
+        pre_activation_block(16, 32, projection=False),
+        pre_activation_block(32, 64, projection=False),
+        2 * 64,
+        64 * 10 + 10,
     ],
+    "revnet-9": revnet_9(32, 64, 112),
+    "revnet-9-narrow": revnet_9(16, 32, 56),
     "revnet-38": [
         3 * 3 * 3 * 32 + 2 * 32,
         reversible_unit(32, 32, activated=True) + 2 * reversible_unit(32, 32),
@@ -120,35 +168,26 @@ COUNTS = {
         2 * 112,
         112 * 10 + 10,
     ],
-    "resnet50-v2": [
-        7 * 7 * 3 * 64 + 64,  # stem with bias
-        pre_activation_bottleneck(64, 64, projection=True) + 2 * pre_activation_bottleneck(256, 64, projection=False),
-        pre_activation_bottleneck(256, 128, projection=True)
-        + 3 * pre_activation_bottleneck(512, 128, projection=False),
-        pre_activation_bottleneck(512, 256, projection=True)
-        + 5 * pre_activation_bottleneck(1024, 256, projection=False),
-        pre_activation_bottleneck(1024, 512, projection=True)
-        + 2 * pre_activation_bottleneck(2048, 512, projection=False),
-        2 * 2048,
-        2048 * 10 + 10,
-    ],
+    "resnet50-v2": resnet50_v2(64),
+    "resnet50-v2-narrow": resnet50_v2(16),
     "resnet101": [
         normed(3, 64, 49),
-        bottleneck_stage(64, 64, 3),
-        bottleneck_stage(256, 128, 4),
-        bottleneck_stage(512, 256, 23),
-        bottleneck_stage(1024, 512, 3),
+        bottleneck_stage(64, 64, 256, 3),
+        bottleneck_stage(256, 128, 512, 4),
+        bottleneck_stage(512, 256, 1024, 23),
+        bottleneck_stage(1024, 512, 2048, 3),
         2048 * 10 + 10,
     ],
-    "inception-v3": [
-        normed(3, 32, 9) + normed(32, 32, 9) + normed(32, 64, 9) + normed(64, 80) + normed(80, 192, 9),
-        inception_a(192, 32) + inception_a(256, 64) + inception_a(288, 64),
-        inception_b(288),
-        inception_c(768, 128) + 2 * inception_c(768, 160) + inception_c(768, 192),
-        inception_d(768),
-        inception_e(1280) + inception_e(2048),
+    "resnet101-narrow": [
+        normed(3, 64, 49),
+        bottleneck_stage(64, 8, 256, 1),
+        bottleneck_stage(256, 16, 512, 1),
+        bottleneck_stage(512, 32, 1024, 1),
+        bottleneck_stage(1024, 64, 2048, 1),
         2048 * 10 + 10,
     ],
+    "inception-v3": inception(),
+    "inception-v3-narrow": inception(by=8),
 }
 
 TOTALS = {
@@ -159,12 +198,18 @@ TOTALS = {
     "strided-cnn-wide": 839_018,
     "digits-cnn": 151_306,
     "resnet20-v2": 4_330_570,
+    "resnet20-v2-narrow": 272_410,
     "wrn-28-10": 36_220_634,
+    "wrn-10-1": 75_290,
     "revnet-9": 135_930,
+    "revnet-9-narrow": 34_706,
     "revnet-38": 464_890,  # .46 million in the paper's table
     "resnet50-v2": 23_539_850,
+    "resnet50-v2-narrow": 1_488_938,
     "resnet101": 42_520_650,
+    "resnet101-narrow": 3_124_330,
     "inception-v3": 21_806_058,
+    "inception-v3-narrow": 346_830,
 }
 
 

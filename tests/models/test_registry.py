@@ -19,6 +19,10 @@ HE = [
     "resnet20-v2",
     "resnet50-v2",
     "inception-v3",
+    "resnet20-v2-narrow",
+    "resnet50-v2-narrow",
+    "resnet101-narrow",
+    "inception-v3-narrow",
 ]
 # TensorFlow's constants: epsilon, the share of the statistics that a step replaces, and how many layers have them.
 BATCH_NORM = {
@@ -29,7 +33,15 @@ BATCH_NORM = {
     "resnet50-v2": (1e-5, 0.003, 16 * 3 + 1),
 }
 # Height and width, small where the network leaves them free.
-SIZES = {"revnet-9": 16, "revnet-38": 16, "resnet50-v2": 32, "resnet101": 32, "inception-v3": 75}
+SIZES = {
+    "revnet-9": 16,
+    "revnet-38": 16,
+    "resnet50-v2": 32,
+    "resnet101": 32,
+    "resnet101-narrow": 32,
+    "inception-v3": 75,
+    "inception-v3-narrow": 64,
+}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

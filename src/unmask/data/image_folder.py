@@ -1,5 +1,6 @@
 """A user's own images as files: one folder per class, as torchvision's ImageFolder reads them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +24,11 @@ def load(path: Path, split: str, *, image_size: int | None = None) -> DataSet:
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size is {image_size}. Give the side of the square crop in pixels, at least 1.")
     root, shown = _root(path, split)
-    classes, samples = _samples(root)
+    classes, samples = listing(root)
     return DataSet(
         name=path.resolve().name,
         split=shown,
-        images=_images([Path(file) for file, _ in samples], image_size),
+        images=read_images([file for file, _ in samples], image_size),
         labels=torch.tensor([label for _, label in samples], dtype=torch.int64),
         ids=torch.arange(len(samples)),
         scale=255,
@@ -52,20 +53,22 @@ def _holds_folders(path: Path) -> bool:
     return path.is_dir() and any(sub.is_dir() for sub in path.iterdir())
 
 
-def _samples(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
+def listing(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """Return the classes of `<root>/<class>/*`, sorted, and every image file with its label, sorted; `DataError`."""
     # Imported late: only this source needs it.
     from torchvision.datasets import ImageFolder
 
     try:
-        listing = ImageFolder(str(root))
+        found = ImageFolder(str(root))
     except OSError as problem:
         raise DataError(
             f"{root} is not a folder of images ({problem}). Expected one folder for each class with image files in it."
         ) from problem
-    return tuple(listing.classes), listing.samples
+    return tuple(found.classes), [(Path(file), label) for file, label in found.samples]
 
 
-def _images(files: list[Path], image_size: int | None) -> torch.Tensor:
+def read_images(files: Sequence[Path], image_size: int | None) -> torch.Tensor:
+    """Return images (N, 3, H, W) uint8, all of one size, each resized and cropped as `load` says; `DataError`."""
     first = _picture(files[0], image_size)
     images = torch.empty((len(files), 3, first.height, first.width), dtype=torch.uint8)
     for row, file in enumerate(files):

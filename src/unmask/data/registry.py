@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from unmask.data import cifar, digits, idx, image_folder, npz, svhn, tiny_imagenet
+from unmask.data import cifar, digits, idx, image_folder, imagenet, npz, svhn, tiny_imagenet
 from unmask.data.dataset import DataSet
 from unmask.errors import DataError, unknown
 
@@ -35,6 +35,13 @@ def _idx(name: str, summary: str) -> _Source:
     return _Source(summary, partial(idx.load, name), partial(idx.available, name))
 
 
+def _imagenet(name: str, summary: str) -> _Source:
+    def load(split: str, data_dir: Path, *, download: bool) -> DataSet:
+        return imagenet.load(name, split, data_dir)
+
+    return _Source(summary, load, imagenet.available)
+
+
 def _cifar(name: str, summary: str) -> _Source:
     return _Source(summary, partial(cifar.load, name), partial(cifar.available, name))
 
@@ -51,6 +58,8 @@ _SOURCES = {
         _load_tiny_imagenet,
         tiny_imagenet.available,
     ),
+    "imagenet": _imagenet("imagenet", "1,331,167 photographs, 3x299x299, 1,000 classes; from unpacked folders"),
+    "imagenet-224": _imagenet("imagenet-224", "the same, 3x224x224"),
 }
 
 DATA_SETS: dict[str, str] = {name: source.summary for name, source in _SOURCES.items()}
@@ -75,22 +84,30 @@ def load_data(
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
     image_size: int | None = None,
+    most: int | None = None,
 ) -> DataSet:
     """Return one split of a data set: a name of `DATA_SETS`, the path of a .npz file, or of a folder of class folders.
 
     `data_dir` is where named sets lie (default: $UNMASK_DATA, else ~/.cache/unmask); nothing is fetched without
-    `download`. `image_size` resizes and centre-crops the images of a folder. Raises `DataError` for an unknown name or
-    split and for data that are absent, damaged or of another form, `OutputError` where a download cannot be kept.
+    `download`. `image_size` resizes and centre-crops the images of a folder. `most` returns no more than the first so
+    many examples (of ImageNet no others are decoded). Raises `DataError` for an unknown name or split and for data that
+    are absent, damaged or of another form, `OutputError` where a download cannot be kept.
     """
+    if most is not None and most < 1:
+        raise DataError(f"most is {most}. Give how many examples to load at most, 1 or more, or leave it out.")
     spec = os.fspath(spec)
     path = Path(spec).expanduser()
     if spec and spec not in _SOURCES and path.is_dir():
-        return image_folder.load(path, split, image_size=image_size)
-    if image_size is not None:
+        data = image_folder.load(path, split, image_size=image_size)
+    elif image_size is not None:
         raise DataError(f"image_size was given with '{spec}'. It applies to folders of images only: leave it out.")
-    if spec in _SOURCES:
-        return _SOURCES[spec].load(split, _folder(data_dir), download=download)
-    return npz.load(_npz_path(spec, path), split)
+    elif spec in imagenet.SIDES:
+        data = imagenet.load(spec, split, _folder(data_dir), most=most)
+    elif spec in _SOURCES:
+        data = _SOURCES[spec].load(split, _folder(data_dir), download=download)
+    else:
+        data = npz.load(_npz_path(spec, path), split)
+    return data if most is None else data.first(min(most, len(data)))
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> Path:

@@ -63,6 +63,11 @@ def resnet20_v2(classes: int, generator: torch.Generator) -> ResNet20V2:
     return initialized(lambda: ResNet20V2(classes), he_normal, generator)
 
 
+def resnet20_v2_narrow(classes: int, generator: torch.Generator) -> ResNet20V2:
+    """Build the same network of width 16, a sixteenth of the work (272,410 parameters for 10 classes)."""
+    return initialized(lambda: ResNet20V2(classes, width=16), he_normal, generator)
+
+
 def _stage(channels_in: int, channels_out: int, *, stride: int) -> nn.Sequential:
     return nn.Sequential(
         PreActivationBlock(channels_in, channels_out, stride=stride, project=True),

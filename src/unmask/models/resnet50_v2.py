@@ -71,6 +71,11 @@ def resnet50_v2(classes: int, generator: torch.Generator) -> ResNet50V2:
     return initialized(lambda: ResNet50V2(classes), he_normal, generator)
 
 
+def resnet50_v2_narrow(classes: int, generator: torch.Generator) -> ResNet50V2:
+    """Build the same network of width 16, a sixteenth of the work (1,488,938 parameters for 10 classes)."""
+    return initialized(lambda: ResNet50V2(classes, width=16), he_normal, generator)
+
+
 def _stage(channels_in: int, inner: int, *, units: int, stride: int) -> nn.Sequential:
     widths, strides = [channels_in, *[4 * inner] * (units - 1)], [*[1] * (units - 1), stride]
     return nn.Sequential(

@@ -71,6 +71,11 @@ def wrn_28_10(classes: int, generator: torch.Generator) -> WideResNet:
     return initialized(lambda: WideResNet(classes), wide_normal, generator)
 
 
+def wrn_10_1(classes: int, generator: torch.Generator) -> WideResNet:
+    """Build the network of depth 10 and widening 1 (75,290 parameters for 10 classes)."""
+    return initialized(lambda: WideResNet(classes, units=1, widening=1), wide_normal, generator)
+
+
 def _stage(channels_in: int, channels_out: int, *, units: int, stride: int, share_activation: bool) -> nn.Sequential:
     first = LeakyBlock(channels_in, channels_out, stride=stride, share_activation=share_activation)
     rest = [LeakyBlock(channels_out, channels_out, stride=1, share_activation=False) for _ in range(units - 1)]
