@@ -3,6 +3,7 @@
 import json
 import shlex
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,12 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 @given(st.dictionaries(texts, values, max_size=4))
 def test_toml_is_read_back_to_the_bit(table: dict) -> None:
     assert tomllib.loads(toml(table)) == table
+
+
+def test_other_packages_texts_are_no_kinds_of_text() -> None:
+    @dataclass
+    class Labelled(str):
+        label: str = ""
+
+    assert Labelled in str.__subclasses__()
+    assert kinds(str) == {}

@@ -12,21 +12,27 @@ from unmask.training import Training
 
 @dataclass(frozen=True)
 class Claim:
-    """A published figure: the paper, its table, row and column, and the value as a share in [0, 1]."""
+    """A published figure: the paper, its table, row and column, and the value as a share in [0, 1].
+
+    `value` is None where the paper draws it without printing it. `doubt` says why a figure is no target, where the
+    paper itself got it wrong.
+    """
 
     paper: str
     table: str
     row: str
     column: str
-    value: float
+    value: float | None
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A model's architecture, data, training, the threat model under which it is audited, and its usual attack.
 
-    `held_out` counts the first images of the official training split that are not trained on. `usual_attack` is the one
-    whose figure is the claim on this data, in the words of `unmask audit --claim`.
+    `held_out` counts the first images of the official training split that are not trained on, `images` those after
+    them that are (None: all). `usual_attack` is the one whose figure is the claim on this data, in the words of `unmask
+    audit --claim`. `surrogate` names the recipe on whose model black-box examples are crafted.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Recipe:
     claims: tuple[Claim, ...] = ()
     held_out: int = 0
     usual_attack: str = "pgd-40"
+    images: int | None = None
+    surrogate: str | None = None
 
     def describe(self) -> dict[str, object]:
         """Return the recipe as plain values."""
@@ -45,6 +53,7 @@ class Recipe:
             "name": self.name,
             "data": self.data,
             "held_out": self.held_out,
+            "images": self.images,
             "architecture": self.architecture,
             "threat": self.threat.describe(),
             "usual_attack": self.usual_attack,
@@ -52,9 +61,14 @@ class Recipe:
         }
 
 
-def published(paper: str, table: str, row: str, values: Mapping[str, float]) -> tuple[Claim, ...]:
-    """Return one Claim per column of a table's row; values in percent, as printed."""
-    return tuple(Claim(paper, table, row, column, round(value / 100, 4)) for column, value in values.items())
+def published(
+    paper: str, table: str, row: str, values: Mapping[str, float | None], doubt: str = ""
+) -> tuple[Claim, ...]:
+    """Return one Claim per column of a table's row; values in percent, as printed (None: drawn only)."""
+    return tuple(
+        Claim(paper, table, row, column, None if value is None else round(value / 100, 4), doubt)
+        for column, value in values.items()
+    )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {}
@@ -67,6 +81,16 @@ def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
         raise RecipeError(f"Two recipes are called '{name}'.")
     RECIPES[name] = function
     return function
+
+
+def register(one: Recipe) -> None:
+    """Register a recipe that is a value: one of many rows of a table. Raises RecipeError if its name is taken."""
+
+    def row() -> Recipe:
+        return one
+
+    row.__doc__ = f"{one.summary}."
+    recipe(row)
 
 
 def find_recipe(name: str) -> Recipe:

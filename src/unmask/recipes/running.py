@@ -133,9 +133,14 @@ def _write_configuration(folder: Path, inputs: Inputs) -> None:
 
 
 def _load(recipe: Recipe, data_dir: str | Path | None, download: bool, workers: Workers) -> tuple[DataSet, DataSet]:
+    if recipe.images is not None and recipe.images < 1:
+        raise RecipeError(f"images is {recipe.images}; expected 1 or more training images, or none for all.")
+    most = {"train": None if recipe.images is None else max(recipe.held_out, 0) + recipe.images, "test": None}
+
     def both(fetch: bool = False) -> tuple[DataSet, DataSet]:
         train_set, test_set = (
-            load_data(recipe.data, split, data_dir=data_dir, download=fetch) for split in ("train", "test")
+            load_data(recipe.data, split, data_dir=data_dir, download=fetch, most=count)
+            for split, count in most.items()
         )
         return train_set, test_set
 

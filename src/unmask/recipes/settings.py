@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
-from inspect import Parameter, signature
+from inspect import Parameter, isabstract, signature
 from itertools import product
 from types import CodeType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -53,14 +53,14 @@ def settings_of(target: Callable[..., Any]) -> dict[str, Setting]:
 def kinds(hint: Any) -> dict[str, Callable[..., Any]]:
     """Return what makes values of a type, by the word that names it as a `kind`; empty where there is no choice.
 
-    A term is made by a function of `penalties`, a union's value by one of its dataclasses, and that of a class that is
-    no dataclass by a subclass: `CosineRate` is called "cosine", `GaussianNoise` "gaussian-noise".
+    A term is made by a function of `penalties`, a union's value by one of its dataclasses, and an abstract class's by a
+    subclass: `CosineRate` is called "cosine", `GaussianNoise` "gaussian-noise".
     """
     if hint is Term:
         return {name: one for name, one in vars(penalties).items() if _makes_terms(name, one)}
     choices = _choices(hint)
     if len(choices) == 1:
-        choices = () if is_dataclass(choices[0]) else tuple(getattr(choices[0], "__subclasses__", tuple)())
+        choices = tuple(choices[0].__subclasses__()) if isabstract(choices[0]) else ()
     return {_called(choice): choice for choice in choices if is_dataclass(choice) and isinstance(choice, type)}
 
 

@@ -227,19 +227,21 @@ def frobenius_lsq(beta: float) -> Objective:
     return Objective((cross_entropy(reduction="sum"), frobenius_logit_squeezing(beta)))
 
 
-def adversarial_training(adversary: Adversary, share: float = 1.0, pairing: float = 0.0) -> Objective:
+def adversarial_training(
+    adversary: Adversary, share: float = 1.0, pairing: float = 0.0, smoothing: float = 0.0
+) -> Objective:
     """Return (1 - share) * CE(x) + share * CE(x_adv) + pairing * MSE(z, z_adv).
 
     share 1 is Madry et al.'s adversarial training, .5 is Kannan et al.'s mixed-minibatch PGD, 0 with pairing is
-    Plain + ALP.
+    Plain + ALP. `smoothing` is the label smoothing of both cross-entropies, over all classes.
     Raises RecipeError for a share outside [0, 1] or a negative pairing weight.
     """
     if not 0 <= share <= 1:
         raise RecipeError(f"The adversarial share is {share}; expected a number between 0 and 1.")
     if pairing < 0:
         raise RecipeError(f"The pairing weight is {pairing}; expected 0 (none) or more.")
-    terms = [cross_entropy(1 - share)] if share < 1 else []
-    terms += [cross_entropy(share, on="adversarial")] if share > 0 else []
+    terms = [cross_entropy(1 - share, label_smoothing=smoothing)] if share < 1 else []
+    terms += [cross_entropy(share, on="adversarial", label_smoothing=smoothing)] if share > 0 else []
     terms += [adversarial_logit_pairing(pairing)] if pairing > 0 else []
     return Objective(tuple(terms), adversary)
 
