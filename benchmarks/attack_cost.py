@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import unmask
+from unmask.audit.counting import Counting
 from unmask.environment import code_version, hardware, packages
 from unmask.models import load_model
 
@@ -55,25 +56,6 @@ CASES = {
     "mnist_trades": Case(200, "0.3"),
     "mnist_binary_cnn": Case(100, "0.3"),
 }
-
-
-class Counting(nn.Module):
-    """A model that counts the examples that pass it, forwards and backwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits and count."""
-        self.forwards += len(x)
-        logits = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._count)
-        return logits
-
-    def _count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
 
 
 def third_party(name: str, models: Path) -> nn.Module:

@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 
 import torch
-from attack_cost import BATCH, CASES, RESULTS, SEED, Counting, audited, subject
+from attack_cost import BATCH, CASES, RESULTS, SEED, audited, subject
 from torch import Tensor, nn
 
 import unmask
 from unmask.attacks import pgd
+from unmask.audit.counting import Counting
 from unmask.environment import code_version, hardware, packages
 from unmask.streams import Streams
 

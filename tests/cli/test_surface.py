@@ -12,6 +12,8 @@ from unmask.cli.app import app
 SURFACE = {
     "audit": "model --weights --data --split --n --sample --eps --norm --budget --access --claim --seed --run-dir "
     "--batch-size --data-dir --download --device --fail-under --junit --json",
+    "bench-attack": "attack --set --n --models --data --eps --norm --seed --reference --save-reference --measure "
+    "--run-dir --data-dir --download --device --json",
     "data info": "name --split --data-dir --download --json",
     "data prepare": "name archive --data-dir",
     "demo": "--run-dir --seed --json",
