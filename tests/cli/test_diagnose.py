@@ -12,7 +12,7 @@ import torch
 
 from unmask.audit import STUDIES, USUAL_STUDIES
 from unmask.cli.diagnose import NAMES, diagnose
-from unmask.cli.figure import KINDS
+from unmask.report.figures.recorded import KINDS
 
 MODULE = """
 import torch

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from unmask.cli.audit import audit
+from unmask.cli.bench_attack import bench_attack
 from unmask.cli.console import err, out
 from unmask.cli.data import info, prepare
 from unmask.cli.demo import demo
@@ -17,6 +18,7 @@ from unmask.cli.doctor import doctor
 from unmask.cli.figure import figure
 from unmask.cli.listing import list_names
 from unmask.cli.report import report
+from unmask.cli.reproduce import reproduce
 from unmask.cli.train import train
 from unmask.cli.verify import verify
 from unmask.environment import code_version
@@ -58,8 +60,10 @@ _VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "audit": audit,
+    "bench-attack": bench_attack,
     "diagnose": diagnose,
     "figure": figure,
+    "reproduce": reproduce,
     "report": report,
     "verify": verify,
     "list": list_names,

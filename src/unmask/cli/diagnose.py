@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unmask.cli.console import err, out, print_json
-from unmask.cli.figure import check_format, draw_run
+from unmask.cli.figure import check_format
 from unmask.cli.options import (
     BatchSize,
     Data,
@@ -111,6 +111,7 @@ def diagnose(
     from unmask.audit.studies import Settings
     from unmask.cli.progress import bar
     from unmask.models import load_model
+    from unmask.report.figures.recorded import draw_run
 
     names = study_names(studies or USUAL_STUDIES)
     axes = _pair(directions)

@@ -10,7 +10,7 @@ from unmask.cli.console import print_json, print_table
 from unmask.cli.options import DataDir, Json
 from unmask.errors import UnmaskError, unknown
 
-KINDS = ("models", "recipes", "data", "attacks", "budgets", "moves", "architectures", "losses")
+KINDS = ("models", "recipes", "tables", "scales", "data", "attacks", "budgets", "moves", "architectures", "losses")
 
 
 def list_names(
@@ -18,8 +18,8 @@ def list_names(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """List what can be named: packaged models, recipes, data sets, attacks, budgets, moves, architectures,
-    losses.
+    """List what can be named: packaged models, recipes, the seeds' tables and figures, scales, data sets, attacks,
+    budgets, moves, architectures, losses.
 
     Examples:
 
@@ -32,6 +32,8 @@ def list_names(
     columns, rows = {
         "models": _models,
         "recipes": _recipes,
+        "tables": _tables,
+        "scales": _scales,
         "data": lambda: _data(data_dir),
         "attacks": _attacks,
         "budgets": _budgets,
@@ -73,6 +75,21 @@ def _recipes() -> Listing:
     return ["name", "data", "architecture", "threat", "what"], [
         (recipe.name, recipe.data, recipe.architecture, str(recipe.threat), recipe.summary) for recipe in recipes
     ]
+
+
+def _tables() -> Listing:
+    from unmask.recipes.tables import EXPERIMENTS, Table
+
+    return ["name", "paper", "printed as", "title", "rows"], [
+        (one.name, one.paper, one.printed, one.title, str(len(one.rows() if isinstance(one, Table) else one.models)))
+        for one in EXPERIMENTS.values()
+    ]
+
+
+def _scales() -> Listing:
+    from unmask.recipes.scales import SCALES
+
+    return ["name", "what"], [(scale.name, scale.summary) for scale in SCALES.values()]
 
 
 def _data(data_dir: object) -> Listing:

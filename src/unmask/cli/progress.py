@@ -55,6 +55,10 @@ class Bar:
         done = now.number + now.done / max(now.of, 1)
         self._progress.update(self._task, completed=done, total=now.studies, note=note)
 
+    def part(self, done: int, total: int, what: str) -> None:
+        """Show which part of a plan is being made."""
+        self._progress.update(self._task, completed=done, total=total, note=f"{done + 1:,} of {total:,}: {what}")
+
     def count(self, done: int, total: int) -> None:
         """Show a plain count."""
         self._progress.update(self._task, completed=done, total=total, note=f"{done:,} of {total:,}")

@@ -1,4 +1,4 @@
-"""Users' own models, named as `module:function`."""
+"""Users' own models, and other functions of theirs, named as `module:function`."""
 
 import importlib
 import sys
@@ -22,14 +22,8 @@ def call_named(spec: str) -> Classifier:
     Modules are looked up in the working directory first. Raises ModelError where the module or function does not exist,
     either of them raises, or the result cannot be called.
     """
-    module_name, _, function_name = spec.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
-        raise ModelError(
-            f"'{spec}' is not of the form module:function. Write for instance my_models:build, from the folder that "
-            "holds my_models.py."
-        )
+    function = find_named(spec)
     with _working_directory_importable():
-        function = _function(_module(module_name, spec), function_name, spec)
         try:
             model = function()
         except (Exception, SystemExit) as error:
@@ -44,6 +38,27 @@ def call_named(spec: str) -> Classifier:
         )
     classifier: Classifier = model
     return classifier
+
+
+def find_named(spec: str) -> Callable[..., Any]:
+    """Import `module:function` and return the function, of whatever use it is; modules as for `call_named`.
+
+    Raises ModelError where the module or function does not exist, or importing it raises.
+    """
+    module_name, _, function_name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
+        raise ModelError(
+            f"'{spec}' is not of the form module:function. Write for instance my_models:build, from the folder that "
+            "holds my_models.py."
+        )
+    with _working_directory_importable():
+        return _function(_module(module_name, spec), function_name, spec)
+
+
+def import_own(name: str) -> None:
+    """Import a module of the user's, for what it registers; raises ModelError where it does not exist, or raises."""
+    with _working_directory_importable():
+        _module(name, name)
 
 
 @contextmanager
@@ -72,7 +87,7 @@ def _module(name: str, spec: str) -> ModuleType:
         ) from error
 
 
-def _function(module: ModuleType, name: str, spec: str) -> Callable[[], Any]:
+def _function(module: ModuleType, name: str, spec: str) -> Callable[..., Any]:
     known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
     function: Any = getattr(module, name, None)
     if function is None:
@@ -81,6 +96,6 @@ def _function(module: ModuleType, name: str, spec: str) -> Callable[[], Any]:
             f"Callables in it: {', '.join(known[:10]) or 'none'}."
         )
     if not callable(function):
-        raise ModelError(f"{spec} is a {type(function).__name__}; expected a function that returns the model.")
-    made: Callable[[], Any] = function
+        raise ModelError(f"{spec} is a {type(function).__name__}; expected a function.")
+    made: Callable[..., Any] = function
     return made
