@@ -53,6 +53,18 @@ def texts(path: str) -> list[str]:
     return ["".join(element.itertext()) for element in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
+def test_a_report_shows_a_diagnosis_with_the_audit_of_its_model(run, own):
+    model = ("theirs:net", "--data", "own.npz", "--split", "all", "--eps", "0.1")
+    assert run("diagnose", *model, "heatmap", "surface", "--points", 5, "--run-dir", "found").exit_code == 0
+    assert run("audit", *model, "--budget", "quick", "--run-dir", "audit").exit_code == 0
+    reported = run("report", "audit", "found", "-o", "page.html")
+    assert reported.exit_code == 0, reported.output
+    page = Path("page.html").read_text()
+    assert 'data-chart="run-1-heat"' in page and 'data-chart="run-1-relief-0"' in page
+    alone = run("report", "found")
+    assert alone.exit_code == 2 and "at least one run" in alone.output
+
+
 def test_studies_are_made_told_drawn_and_not_repeated(run, own):
     words = ("diagnose", "theirs:net", "histogram", "surface", "eps-curve", "linearised", *SMALL, "--run-dir", "found")
     first = run(*words, "--format", "svg")

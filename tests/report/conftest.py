@@ -24,6 +24,7 @@ from unmask.ledger import (
     ThreatEntry,
     VerdictEntry,
 )
+from unmask.ledger.diagnosis import Diagnosis, DiagnosisSpec
 from unmask.ledger.queries import (
     claimed_accuracy,
     clean_accuracy,
@@ -73,6 +74,9 @@ CLAIM_GAP = FindingEntry(
     next_step="Do not report the claimed figure.",
 )
 FINDINGS = (EPS_CURVE, RESTART_LOSSES, CLAIM_GAP)
+
+
+ALERT = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 
 
 class Page(HTMLParser):
@@ -243,6 +247,95 @@ def story() -> Callable[..., Story]:
 def run() -> Run:
     """A finished run in memory: 40 images of 8x8, clean 95%, claimed 70%, measured 25%."""
     return Story().play()
+
+
+STUDIES = {
+    "heatmap": FindingEntry(
+        check="heatmap",
+        status="warn",
+        summary="PGD leaves less with larger steps.",
+        evidence={
+            "step_sizes": [0.01, 0.02, 0.04],
+            "steps": [10, 40],
+            "accuracy": [[0.9, 0.8], [0.7, 0.5], [0.4, 0.6]],
+            "usual": [40, 0.01],
+            "lowest_at": [10, 0.04],
+            "n": 10,
+        },
+        forwards=100,
+        backwards=100,
+    ),
+    "surface": FindingEntry(
+        check="surface",
+        status="ok",
+        summary="The loss turns 0.0 times per line.",
+        evidence={
+            "ids": [1003, 1005],
+            "directions": ["random", "adversarial"],
+            "axis": [-0.2, 0.0, 0.2],
+            "loss": [[[0.1, 0.2, 0.3], [1.1, 1.2, 1.3], [2.1, 2.2, 2.4]], [[0.5] * 3] * 3],
+            "guarantee": 2.302585092994046,
+            "eps": 0.2,
+        },
+    ),
+    "linearised": FindingEntry(
+        check="linearised",
+        status="ok",
+        summary="Logits and gradients at the image predict 40.0% accuracy.",
+        evidence={
+            "eps": 0.2,
+            "logit_gap": [1.0, 2.0, 3.0, 4.0],
+            "gradient_gap": [10.0, 10.0, 10.0, 10.0],
+            "eps_linear": [0.1, 0.2, None, 0.4],
+            "cosine": [-0.5, -0.4, 0.3, 0.2],
+            "logits": {"edges": [0.0, 1.0], "counts": [4]},
+        },
+    ),
+    "step-curve": FindingEntry(
+        check="step_curve",
+        status="ok",
+        summary="PGD leaves 40.0% after 100 steps.",
+        evidence={"steps": [1, 10, 100], "accuracy": [0.9, 0.6, 0.4], "n": 10, "attack": "pgd"},
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def diagnosis() -> Diagnosis:
+    """A diagnosis of the model of `run`."""
+    spec = Story().spec()
+    shared = {"name": spec.name, "model": spec.model, "data": spec.data, "threat": spec.threat, "seed": 0}
+    found = DiagnosisSpec(**shared, created=spec.created, studies={name: {} for name in STUDIES}, version="0.1.0")
+    return Diagnosis(Path("diagnosed"), found, STUDIES)
+
+
+@pytest.fixture(scope="session")
+def hostile() -> Run:
+    """Return a run that carries markup in every text a ledger holds."""
+    make = Story()
+    changes: dict[str, Any] = {
+        "name": ALERT,
+        "created": ALERT,
+        "data": make.data(classes=[ALERT, "one", ALERT], name=ALERT, split=ALERT, fingerprint=ALERT),
+        "model": ModelEntry(source=ALERT, fingerprint=ALERT),
+        "plan": [
+            make.plan[0],
+            PlanEntry(attack=ALERT, role="claim", settings={"steps": 10, ALERT: ALERT}, description=ALERT),
+            PlanEntry(attack=f"2{ALERT}", role="search", restarts=3),
+        ],
+        "claim": ALERT,
+        "budget": ALERT,
+        "version": ALERT,
+        "packages": {ALERT: ALERT},
+        "hardware": {ALERT: {ALERT: [ALERT]}},
+    }
+    findings = [
+        finding.model_copy(update={"evidence": finding.evidence | {"attack": ALERT, "kinds": [ALERT] * 2}})
+        for finding in make.findings
+    ]
+    findings.append(FindingEntry(check=ALERT, status="warn", summary=ALERT, evidence={ALERT: ALERT}, next_step=ALERT))
+    plan = changes.pop("plan")
+    return Story(plan=plan, findings=findings, changes=changes, label=ALERT, reasons=[ALERT], change=[ALERT]).play()
 
 
 @pytest.fixture(scope="session")

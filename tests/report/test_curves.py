@@ -35,6 +35,17 @@ def test_cost_plot_ends_at_the_whole_cost_and_marks_the_claim(run):
     assert curve.points[2:4] == ("margin", "margin, restart 2")
 
 
+def test_cost_plot_marks_autoattack_where_it_was_run_whole(story):
+    clean, *_ = story().plan
+    suite = [PlanEntry(attack=name, role="search") for name in ("apgd-ce", "apgd-t", "fab-t", "square")]
+    later = PlanEntry(attack="margin", role="search")
+    run = story(plan=(clean, *suite, later), breaks=(0.0, 0.2, 0.1, 0.1, 0.1, 0.1)).play()
+    [mark] = curves.cost_plot(run).marks
+    assert (mark.text, mark.accuracy) == ("after AutoAttack", pytest.approx(0.5))
+    partial = story(plan=(clean, *suite[1:], later), breaks=(0.0, 0.1, 0.1, 0.1, 0.1)).play()
+    assert curves.cost_plot(partial).marks == ()
+
+
 def test_cost_plot_of_a_run_that_has_hardly_begun(story):
     plot = curves.cost_plot(story().play(until=0))
     assert plot.curves == ()

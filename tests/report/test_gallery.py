@@ -4,7 +4,7 @@ from collections import Counter
 
 from unmask.ledger import ThreatEntry
 from unmask.ledger.queries import broken_by
-from unmask.report.gallery import BROKEN, SURVIVORS, gallery
+from unmask.report.gallery import BROKEN, SURVIVORS, gallery, gallery_beside
 from unmask.report.pictures import perturbation, picture
 
 
@@ -81,3 +81,35 @@ def test_images_in_error_are_neither_broken_nor_survivors(story):
 def test_colour_images_explain_their_grey(story):
     assert "Mid-grey" in gallery(story(n=6, shape=(3, 4, 4)).play()).scale
     assert "white means no change" in gallery(story(n=6).play()).scale
+
+
+def test_the_trail_is_the_margin_after_each_attack(run):
+    [card] = [card for card in gallery(run).broken if facts(card)["image"] == "1003"]
+    # The clean round leaves -1 - (1003 mod 7) / 10, then pgd-10 breaks it with 1.25.
+    assert card.trail.text == "Margin after each attack: clean −1.2, pgd-10 +1.2"  # noqa: RUF001
+    (left, low), (right, high) = (map(float, point.split(",")) for point in card.trail.points.split())
+    assert (left, right) == (2, 98)
+    assert high < card.trail.zero < low
+
+
+def test_a_card_can_be_asked_for(run):
+    found = gallery(run)
+    assert {card.outcome for card in found.broken} == {"broken"}
+    assert {card.outcome for card in found.survivors} == {"survived"}
+    assert found.labels == ["one", "two", "zero"]
+    assert set(found.attacks) >= {"pgd-10", "margin", "square"}
+
+
+def test_the_gallery_beside_shows_every_image_that_was_attacked(run):
+    found = gallery_beside(run)
+    assert (len(found.broken), len(found.survivors)) == (28, 10)
+
+
+def test_there_is_no_gallery_beside_where_it_would_show_no_more(story):
+    assert gallery_beside(story(n=6).play()) is None
+
+
+def test_large_images_are_fewer_in_the_gallery_beside(story):
+    # 3 pictures of 3 x 256 x 256 bytes each, of each kind: 12 MB hold 10 of each, fewer than the page shows.
+    found = gallery_beside(story(n=40, shape=(3, 256, 256), breaks=(0.0, 0.5, 0.0, 0.0, 0.0, 0.0)).play())
+    assert (len(found.broken), len(found.survivors)) == (12, 12)

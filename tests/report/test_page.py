@@ -4,16 +4,18 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import ANY
 
 import pytest
 
 from unmask.errors import LedgerError, OutputError
 from unmask.ledger import FindingEntry, ModelEntry, PlanEntry, load_run
-from unmask.report import render, write_report
-
-ALERT = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
+from unmask.ledger.queries import attack_table
+from unmask.report import render, summary_rows, to_csv, write_report
+from unmask.report.table import attacks_to_csv
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +165,38 @@ def test_one_run_has_no_comparison(page):
     assert "An audit by unmask" in page.texts
 
 
+def test_what_is_downloaded_is_the_table_shown(run, read):
+    files = chart_data(read(render([run, run])))["files"]
+    assert files["summary"] == {"name": "summary", "csv": to_csv(summary_rows([run, run])), "tex": ANY}
+    assert files["run-1-attacks"]["csv"] == attacks_to_csv(attack_table(run))
+    assert files["run-2-attacks"]["name"] == "digits-clp (2) attacks"
+
+
+# --------------------------------------------------------------------------------------------------------- diagnoses
+
+
+def test_a_diagnosis_stands_beside_the_run_of_its_model(run, diagnosis, story, read):
+    other = story(changes={"name": "digits-at", "model": ModelEntry(source="s", fingerprint="another")}).play()
+    page = read(render([run, other], [diagnosis]))
+    assert page.texts.count("Diagnosis") == 1
+    assert page.texts.index("Diagnosis") < page.texts.index("digits-at", page.texts.index("Diagnosis"))
+    specs = set(chart_data(page)["specs"])
+    kinds = {key.removeprefix("run-1-").rstrip("-0123456789") for key in specs if key.startswith("run-1")}
+    assert kinds == {"plot", "losses", "heat", "relief", "bins", "study-plot"}
+    assert not {key for key in specs if key.startswith(("run-2-heat", "run-2-relief", "run-2-bins"))}
+    assert "PGD leaves less with larger steps." in page.texts
+
+
+def test_a_diagnosis_of_a_model_that_was_not_audited_is_refused(story, diagnosis):
+    stranger = story(changes={"model": ModelEntry(source="s", fingerprint="another")}).play()
+    with pytest.raises(LedgerError, match=r"a diagnosis of a model .* that none of the given runs audited"):
+        render([stranger], [diagnosis])
+
+
+def test_a_run_without_a_diagnosis_has_no_such_part(page):
+    assert "Diagnosis" not in page.texts
+
+
 # ------------------------------------------------------------------------------------------------ offline and harmless
 
 
@@ -192,36 +226,8 @@ def test_style_fetches_nothing(run):
     assert "@import" not in style
 
 
-def hostile(story):
-    """Return a run that carries markup in every text a ledger holds."""
-    make = story()
-    changes = {
-        "name": ALERT,
-        "created": ALERT,
-        "data": make.data(classes=[ALERT, "one", ALERT], name=ALERT, split=ALERT, fingerprint=ALERT),
-        "model": ModelEntry(source=ALERT, fingerprint=ALERT),
-        "plan": [
-            make.plan[0],
-            PlanEntry(attack=ALERT, role="claim", settings={"steps": 10, ALERT: ALERT}, description=ALERT),
-            PlanEntry(attack=f"2{ALERT}", role="search", restarts=3),
-        ],
-        "claim": ALERT,
-        "budget": ALERT,
-        "version": ALERT,
-        "packages": {ALERT: ALERT},
-        "hardware": {ALERT: {ALERT: [ALERT]}},
-    }
-    findings = [
-        finding.model_copy(update={"evidence": finding.evidence | {"attack": ALERT, "kinds": [ALERT] * 2}})
-        for finding in make.findings
-    ]
-    findings.append(FindingEntry(check=ALERT, status="warn", summary=ALERT, evidence={ALERT: ALERT}, next_step=ALERT))
-    plan = changes.pop("plan")
-    return story(plan=plan, findings=findings, changes=changes, label=ALERT, reasons=[ALERT], change=[ALERT]).play()
-
-
-def test_no_text_of_a_ledger_becomes_markup(story, read):
-    html = render([hostile(story), hostile(story)])
+def test_no_text_of_a_ledger_becomes_markup(hostile, read):
+    html = render([hostile, hostile])
     page = read(html)
     assert len(page.scripts) == 3
     assert not [a for _, a in page.elements if any(key.startswith("on") for key in a)]
@@ -265,8 +271,8 @@ def test_pictures_tables_and_regions_are_named(run, read):
     page = read(render([run, run]))
     assert page.all("img")
     assert all(attributes.get("alt") for attributes in page.all("img"))
-    wide = [a for a in page.all("table") if a.get("class") == "wide"]
-    assert len(page.all("caption")) >= len(wide) == 3
+    wide = [a for a in page.all("table") if "wide" in (a.get("class") or "").split()]
+    assert len(page.all("caption")) >= len(wide) == 4  # summary, pairs, and the attacks of both runs
     assert all(a.get("aria-label") for a in page.all("div") if a.get("role"))
     assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
     ids = [a["id"] for _, a in page.elements if a.get("id")]
@@ -300,8 +306,23 @@ def test_the_page_stays_small(run):
 def test_the_report_is_written_whole_into_new_folders(run, tmp_path):
     path = tmp_path / "new" / "folder" / "report.html"
     assert write_report([run], path) == path
-    assert path.read_text(encoding="utf-8") == render([run])
-    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+    assert path.read_text(encoding="utf-8") == render([run], beside=["report-images-1.html"])
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["report-images-1.html", "report.html"]
+
+
+def test_all_images_stand_in_a_file_beside_the_page(run, read, tmp_path):
+    write_report([run], tmp_path / "r.html")
+    main, images = (read((tmp_path / name).read_text()) for name in ("r.html", "r-images-1.html"))
+    assert "r-images-1.html" in [a["href"] for a in main.all("a")]
+    outcomes = Counter(a["data-outcome"] for _, a in images.elements if "data-outcome" in a)
+    assert outcomes == {"broken": 28, "survived": 10}  # all but the two that were wrong from the start
+    [policy] = [a["content"] for a in images.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+
+
+def test_a_run_whose_images_are_all_shown_has_no_file_beside(story, tmp_path):
+    write_report([story(n=6).play()], tmp_path / "report.html")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_a_path_that_cannot_be_written_is_an_output_error(run, tmp_path):

@@ -8,7 +8,19 @@ from dataclasses import fields
 import pytest
 
 from unmask.ledger import ThreatEntry
-from unmask.report.table import COLUMNS, NUMERIC, SummaryRow, cells, summary_rows, to_csv, to_markdown
+from unmask.ledger.queries import attack_table
+from unmask.report.table import (
+    COLUMNS,
+    NUMERIC,
+    SummaryRow,
+    attacks_to_csv,
+    attacks_to_latex,
+    cells,
+    summary_rows,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 
 
 def test_a_finished_run_is_summed_up(run):
@@ -90,3 +102,29 @@ def test_csv_reads_back_in_full_precision(run, story):
 def test_no_name_becomes_a_formula(story, name):
     [row] = csv.DictReader(io.StringIO(to_csv(summary_rows([story(changes={"name": name}).play()]))))
     assert row["name"] == f"'{name}"
+
+
+def test_latex_has_a_row_per_run_and_runs_no_command(run, story):
+    odd = story(changes={"name": "\\input{/etc/passwd} 5% & more_$x^2$ ~#<>"}).play()
+    lines = to_latex(summary_rows([run, odd])).splitlines()
+    assert lines[0] == "\\begin{tabular}{llrrrrrrlr}"
+    assert [line for line in lines if line.startswith("\\")][-1] == "\\end{tabular}"
+    name = lines[5].split(" & ")[0]
+    assert name.startswith(r"\textbackslash{}input\{/etc/passwd\} 5\% \& more\_\$x\textasciicircum{}2\$")
+    assert lines[4].endswith(r"\\")
+    assert all(line.count(" & ") == len(COLUMNS) - 1 for line in (lines[2], lines[4]))
+
+
+def test_an_attack_table_as_csv_and_latex(run):
+    table = attack_table(run)
+    rows = list(csv.DictReader(io.StringIO(attacks_to_csv(table))))
+    assert [row["attack"] for row in rows] == ["clean", "pgd-10", "margin", "square"]
+    assert float(rows[-1]["accuracy_after"]) == pytest.approx(0.25)
+    assert "margin & 3 & 28 & 16 & 30.0\\% & " in attacks_to_latex(table, len(run.ids))
+
+
+def test_an_attack_of_a_huge_or_an_active_name_is_cut_and_quoted(run):
+    rows = [row._replace(attack=name) for row, name in zip(attack_table(run), ("=1+1", "a" * 10_000), strict=False)]
+    first, second = csv.DictReader(io.StringIO(attacks_to_csv(rows)))
+    assert first["attack"] == "'=1+1"
+    assert len(second["attack"]) == 60

@@ -12,7 +12,7 @@ from unmask.cli.options import Json
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of audits.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of audits, and of diagnoses of the same models.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
     json: Json = False,
 ) -> None:
@@ -23,11 +23,15 @@ def report(
         unmask report runs/audit-mnist-clp-mnist-test-1000-Linf-0.3-standard-pgd-40-s0
 
         unmask report runs/audit-* -o comparison.html
+
+        unmask report runs/audit-mnist-clp runs/diagnose-mnist-clp
     """
     from unmask.ledger import load_run
+    from unmask.ledger.diagnosis import is_diagnosis, load_diagnosis
     from unmask.report import write_report
 
-    path = write_report([load_run(run) for run in runs], output)
+    audits = [load_run(run) for run in runs if not is_diagnosis(run)]
+    path = write_report(audits, output, [load_diagnosis(run) for run in runs if is_diagnosis(run)])
     if json:
         print_json({"report": path, "runs": runs})
     else:

@@ -17,6 +17,7 @@ from unmask.errors import LedgerError
 from unmask.files import draft_of, make_folder, write_atomic, writing
 from unmask.ledger import files
 from unmask.ledger.events import explain
+from unmask.ledger.run import refuse_oversized
 from unmask.ledger.schema import DataEntry, FindingEntry, ModelEntry, PlainDict, ThreatEntry
 
 DIAGNOSIS, PARTS, FINDINGS = "diagnosis.json", "parts", "findings"
@@ -165,6 +166,7 @@ def _digest(text: str) -> str:
 
 def _read(path: Path) -> bytes | None:
     try:
+        refuse_oversized(path)
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None

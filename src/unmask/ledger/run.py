@@ -78,11 +78,16 @@ class Run:
         return self.read_adversarial()
 
 
+def refuse_oversized(path: Path) -> None:
+    """Raise LedgerError for a JSON file of more than 64 MB, and OSError where there is none."""
+    if path.stat().st_size > MAX_DOCUMENT:
+        raise LedgerError(f"{path} is larger than {MAX_DOCUMENT:,} bytes; this is no file that unmask wrote.")
+
+
 def _document(path: Path, parse: Callable[[bytes], _Document]) -> _Document | None:
     """Read a JSON file, None where there is none; raises LedgerError naming the file and the fields at fault."""
     try:
-        if path.stat().st_size > MAX_DOCUMENT:
-            raise LedgerError(f"{path} is larger than {MAX_DOCUMENT:,} bytes; this is no file that unmask wrote.")
+        refuse_oversized(path)
         return parse(path.read_bytes())
     except FileNotFoundError:
         return None

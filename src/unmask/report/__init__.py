@@ -2,7 +2,7 @@
 
 from unmask.report.junit import write_junit
 from unmask.report.page import render, write_report
-from unmask.report.table import COLUMNS, NUMERIC, SummaryRow, cells, summary_rows, to_csv, to_markdown
+from unmask.report.table import COLUMNS, NUMERIC, SummaryRow, cells, summary_rows, to_csv, to_latex, to_markdown
 
 __all__ = [
     "COLUMNS",
@@ -12,6 +12,7 @@ __all__ = [
     "render",
     "summary_rows",
     "to_csv",
+    "to_latex",
     "to_markdown",
     "write_junit",
     "write_report",

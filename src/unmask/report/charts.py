@@ -10,6 +10,7 @@ import altair as alt
 import vl_convert
 
 from unmask.report.curves import Curve, Histogram, Histograms, Plot
+from unmask.report.studies import Bins, Heat
 
 Spec = dict[str, Any]
 
@@ -167,6 +168,60 @@ def histogram_chart(panel: Histogram, group: Histograms) -> Spec:
     line = _over([{"x": group.guarantee}]).mark_rule(stroke="var(--guarantee)", strokeWidth=2)
     name = f"Losses of image {panel.example}"
     return _finished(alt.layer(bars, line.encode(x="x:Q")), name, height=110)
+
+
+def bins_chart(bins: Bins) -> Spec:
+    """Return the histogram of one quantity over the images, its marked value as a dashed line."""
+    pairs = zip(bins.edges[:-1], bins.edges[1:], bins.shares, strict=True)
+    values = [{"low": low, "high": high, "share": share} for low, high, share in pairs if share > 0]
+    domain = alt.Scale(domain=[bins.edges[0], bins.edges[-1]], nice=False, zero=False)
+    bars = (
+        _over(values)
+        .mark_bar(fill="var(--accent)", binSpacing=0.5)
+        .encode(
+            x=alt.X("low:Q", bin="binned", title=None, scale=domain, axis=alt.Axis(tickCount=5, format="~g")),
+            x2="high:Q",
+            y=alt.Y("share:Q", title=None, axis=alt.Axis(format="%", tickCount=3)),
+            tooltip=[
+                alt.Tooltip("low:Q", title="from", format=".3~g"),
+                alt.Tooltip("high:Q", title="to", format=".3~g"),
+                alt.Tooltip("share:Q", title="images", format=".1%"),
+            ],
+        )
+    )
+    marks = [_over([{"x": bins.mark}]).mark_rule(strokeDash=[4, 3], stroke="var(--ink)").encode(x="x:Q")]
+    return _finished(alt.layer(bars, *(marks if bins.mark is not None else [])), bins.title, height=130)
+
+
+def heat_chart(heat: Heat) -> Spec:
+    """Return the accuracy by steps and step size as cells on one scale, 0 to 100%, with the two marked settings."""
+    cells = [
+        {"steps": steps, "size": size, "accuracy": accuracy, "percent": 100 * accuracy}
+        for size, row in zip(heat.step_sizes, heat.accuracy, strict=True)
+        for steps, accuracy in zip(heat.steps, row, strict=True)
+    ]
+    across = alt.X("steps:N", title="steps", sort=list(heat.steps), axis=alt.Axis(labelAngle=0))
+    up = alt.Y("size:N", title="step size", sort=list(reversed(heat.step_sizes)))
+    tooltip = [
+        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
+        alt.Tooltip("steps:N", title="steps"),
+        alt.Tooltip("size:N", title="step size"),
+    ]
+    legend = alt.Legend(format="%", orient="right", gradientLength=140, tickCount=3)
+    colour = alt.Color("accuracy:Q", title=None, legend=legend, scale=alt.Scale(scheme="viridis", domain=[0, 1]))
+    base = _over(cells).encode(x=across, y=up, tooltip=tooltip)
+    layers: list[alt.Chart] = [base.mark_rect().encode(color=colour)]
+    if len(heat.steps) <= 10 and len(heat.step_sizes) <= 12:
+        # Viridis is dark below about 60%.
+        ink = alt.condition("datum.accuracy < 0.6", alt.value("#fff"), alt.value("#000"))
+        layers.append(base.mark_text(fontSize=11).encode(text=alt.Text("percent:Q", format=".0f"), color=ink))
+    for shape, place in (("circle", heat.usual), ("square", heat.lowest)):
+        if place is not None:
+            at = _over([{"size": heat.step_sizes[place[0]], "steps": heat.steps[place[1]]}])
+            for stroke, width in (("#000", 3.5), ("#fff", 1.5)):
+                mark = at.mark_point(shape=shape, size=900, stroke=stroke, strokeWidth=width, filled=False)
+                layers.append(mark.encode(x=across, y=up))
+    return _finished(alt.layer(*layers), "Accuracy by steps and step size", height=300)
 
 
 def _finished(chart: alt.LayerChart | alt.FacetChart, description: str, height: int) -> Spec:

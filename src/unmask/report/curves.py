@@ -18,6 +18,8 @@ MOST_POINTS = 300
 MOST_CURVES = 12
 MOST_PANELS = 12
 BINS = 24
+AUTOATTACK = {"apgd-ce", "apgd-t", "fab-t", "square"}
+"""The attacks of AutoAttack's standard suite (Croce & Hein 2020)."""
 
 _Floats = npt.NDArray[np.float64]
 _Numbers = npt.NDArray[np.int64]
@@ -92,7 +94,7 @@ def accuracy_by_round(run: Run) -> _Floats:
 
 
 def cost_plot(run: Run) -> Plot:
-    """Return accuracy against the passes spent per image so far, one point per round; the claim is marked."""
+    """Return accuracy against the passes spent per image so far, one point per round; the usual attacks are marked."""
     plot = Plot(
         "Accuracy against cost",
         "evaluations per image, all attacks so far",
@@ -109,15 +111,24 @@ def cost_plot(run: Run) -> Plot:
     x, y = spent[kept], accuracy[kept]
     names = tuple(_round_name(rounds[i]) for i in kept)
     curve = Curve("all attacks", tuple(x.tolist()), tuple(y.tolist()), names)
-    return replace(plot, curves=(curve,), marks=_claim_mark(run, rounds, spent, accuracy))
+    ends = {clip(run.spec.claim, 24): _end_of_claim(run, rounds), "AutoAttack": _end_of_autoattack(rounds)}
+    marks = tuple(
+        Mark(float(spent[at]), f"after {name}", float(accuracy[at]))
+        for name, at in ends.items()
+        if at is not None and spent[at] > 0
+    )
+    return replace(plot, curves=(curve,), marks=marks)
 
 
-def _claim_mark(run: Run, rounds: Sequence[Round], spent: _Floats, accuracy: _Floats) -> tuple[Mark, ...]:
+def _end_of_claim(run: Run, rounds: Sequence[Round]) -> int | None:
     claims = [place for place, entry in enumerate(rounds) if entry.role == "claim" and entry.attack == run.spec.claim]
-    if not claims or spent[claims[-1]] <= 0:
-        return ()
-    at = claims[-1]
-    return (Mark(float(spent[at]), f"after {clip(run.spec.claim, 24)}", float(accuracy[at])),)
+    return claims[-1] if claims else None
+
+
+def _end_of_autoattack(rounds: Sequence[Round]) -> int | None:
+    """Return the round with which AutoAttack's standard suite was through, None where it was not run whole."""
+    last = {entry.attack: place for place, entry in enumerate(rounds)}
+    return max(last[name] for name in AUTOATTACK) if last.keys() >= AUTOATTACK else None
 
 
 def _per_round(run: Run, column: str) -> _Floats:
@@ -218,6 +229,23 @@ def eps_plot(run: Run) -> Plot:
     at = _as_float(run.spec.threat.eps)
     marks = (Mark(at, "audited"),) if at is not None and eps[0] <= at <= eps[-1] else ()
     return replace(plot, caption=caption, curves=(curve,), marks=marks)
+
+
+def study_plots(run: Run) -> tuple[Plot, ...]:
+    """Return accuracy against steps and restarts of PGD from the findings `step_curve` and `restart_curve`."""
+    plots = (_study_plot(_finding(run, f"{word}_curve"), f"{word}s") for word in ("step", "restart"))
+    return tuple(plot for plot in plots if plot is not None)
+
+
+def _study_plot(finding: FindingEntry | None, counted: str) -> Plot | None:
+    if finding is None:
+        return None
+    x, accuracy = _numbers(finding.evidence.get(counted)), _numbers(finding.evidence.get("accuracy"))
+    if len(x) < 2 or len(x) != len(accuracy) or sorted(x) != x or x[0] <= 0 or not all(0 <= a <= 1 for a in accuracy):
+        return None
+    caption = f"{clip(finding.evidence.get('attack', 'PGD'), 80)}, on {_count(finding.evidence.get('n'))} images."
+    curve = Curve("", tuple(x), tuple(accuracy), tuple(f"{counted[:-1]} {number(at)}" for at in x))
+    return Plot(f"PGD against {counted}", f"{counted} of PGD", caption, (curve,), log=True)
 
 
 def histograms(run: Run) -> Histograms:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
 from typing import TypeVar
 
@@ -13,11 +13,14 @@ import numpy.typing as npt
 
 from unmask.ledger import Run
 from unmask.ledger.queries import broken_by, statuses
-from unmask.report.pictures import perturbation, picture
+from unmask.report.pictures import LARGEST, perturbation, picture
 from unmask.report.words import NONE, clip, number
 
 BROKEN = 12
 SURVIVORS = 4
+MOST_BESIDE = 400
+MOST_BYTES = 12_000_000
+MOST_TOLD = 24
 
 _T = TypeVar("_T")
 _Ids = npt.NDArray[np.int64]
@@ -34,12 +37,29 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Trail:
+    """The margins (R,) of one image after each attack on it: `points` draws them in a box of 100 by 24, 0 at `zero`."""
+
+    points: str
+    zero: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Card:
-    """One image of the gallery: pictures from original to perturbation, and the facts about it."""
+    """One image of the gallery: pictures from original to perturbation, and the facts about it.
+
+    `outcome` ("broken" or "survived"), `label` (its class) and `attack` (that broke it or came closest) can be asked
+    for; `trail` is None where fewer than two attacks recorded a margin.
+    """
 
     title: str
+    outcome: str
+    label: str
+    attack: str
     pictures: tuple[Picture, ...]
     facts: tuple[tuple[str, str], ...]
+    trail: Trail | None = None
 
 
 @dataclass(frozen=True)
@@ -50,34 +70,64 @@ class Gallery:
     survivors: tuple[Card, ...]
     scale: str
 
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        """All images."""
+        return self.broken + self.survivors
 
-def gallery(run: Run) -> Gallery:
-    """Return up to 12 broken images, spread over attacks and classes, and up to 4 that came closest to breaking.
+    @property
+    def labels(self) -> list[str]:
+        """The classes of the images, each once."""
+        return list(dict.fromkeys(sorted(card.label for card in self.cards)))
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks that broke the images or came closest, each once."""
+        return list(dict.fromkeys(card.attack for card in self.cards if card.attack))
+
+
+def gallery(run: Run, broken: int = BROKEN, survivors: int = SURVIVORS) -> Gallery:
+    """Return up to so many broken images, spread over attacks and classes, and survivors that came closest to breaking.
 
     Raises LedgerError for a damaged file of images.
     """
-    fell, stood = _broken_places(run), _closest_survivors(run)
+    fell, stood = _broken_places(run, broken), _closest_survivors(run, survivors)
     images = run.inputs()[2] if fell or stood else np.empty(0, dtype=np.float32)
     ids, kept = run.adversarial()
     row = {int(example): place for place, example in enumerate(ids)}
     events = _telling_events(run)
+    margins = _margins(run, run.ids[np.array([*fell, *stood], dtype=np.int64)])
 
     def card(place: int) -> Card:
         example = int(run.ids[place])
         x_adv = kept[row[example]] if example in row else None
-        return _card(run, place, images[place], x_adv, events.get(example))
+        found = _card(run, place, images[place], x_adv, events.get(example))
+        return replace(found, trail=_trail(margins[example]))
 
     return Gallery(tuple(map(card, fell)), tuple(map(card, stood)), _scale_sentence(run))
+
+
+def gallery_beside(run: Run) -> Gallery | None:
+    """Return a larger gallery for a page of its own, up to 400 images of each kind; None where it would show no more.
+
+    Large images are fewer, so that such a page holds about 12 MB at the most. Raises LedgerError as `gallery` does.
+    """
+    channels, height, width = run.spec.data.input_shape
+    each = 3 * channels * min(height, LARGEST) * min(width, LARGEST)
+    most = max(min(MOST_BESIDE, MOST_BYTES // (2 * each)), BROKEN)
+    found = statuses(run)
+    fell, stood = len(_broken_places(run, most)), min(int((found == "survived").sum()), most)
+    return gallery(run, most, most) if fell > BROKEN or stood > SURVIVORS else None
 
 
 # ----------------------------------------------------------------------------------------------------------- choosing
 
 
-def _broken_places(run: Run) -> list[int]:
+def _broken_places(run: Run, most: int) -> list[int]:
     attack = broken_by(run)
     order = [entry.attack for entry in run.spec.plan if entry.role != "clean"]
     by_attack = [_over_classes(run, np.flatnonzero(attack == name)) for name in dict.fromkeys(order)]
-    return list(islice(_in_turn(by_attack), BROKEN))
+    return list(islice(_in_turn(by_attack), most))
 
 
 def _over_classes(run: Run, places: _Ids) -> list[int]:
@@ -92,12 +142,12 @@ def _in_turn(groups: Iterable[Iterable[_T]]) -> Iterator[_T]:
             yield item  # type: ignore[misc]
 
 
-def _closest_survivors(run: Run) -> list[int]:
+def _closest_survivors(run: Run, most: int) -> list[int]:
     survived = np.flatnonzero(statuses(run) == "survived")
     best = {example: run.events["margin"][event] for example, event in _telling_events(run).items()}
     margins = np.array([best.get(example, np.nan) for example in run.ids[survived].tolist()], dtype=float)
     order = np.argsort(-np.nan_to_num(margins, nan=-np.inf), kind="stable")
-    return [int(place) for place in survived[order[:SURVIVORS]]]
+    return [int(place) for place in survived[order[:most]]]
 
 
 def _telling_events(run: Run) -> dict[int, int]:
@@ -117,7 +167,7 @@ def _card(run: Run, place: int, image: _Pixels, x_adv: _Pixels | None, event: in
     example, true = int(run.ids[place]), _class_name(run, int(run.labels[place]))
     pictures, facts = [_shown(run, "original", image, f"Image {example} as it is: {true}")], []
     if event is None:
-        return Card(true, tuple(pictures), (("image", str(example)),))
+        return Card(true, "survived", true, "", tuple(pictures), (("image", str(example)),))
     events = run.events
     predicted = _class_name(run, int(events["predicted"][event]))
     if x_adv is not None:
@@ -135,7 +185,31 @@ def _card(run: Run, place: int, image: _Pixels, x_adv: _Pixels | None, event: in
         ("broken by" if broken else "closest attack", clip(events["attack"][event], 40)),
     ]
     title = f"{true} → {predicted}" if broken else f"{true}, not broken"
-    return Card(title, tuple(pictures), tuple(facts))
+    attack = clip(events["attack"][event], 40)
+    return Card(title, "broken" if broken else "survived", true, attack, tuple(pictures), tuple(facts))
+
+
+def _margins(run: Run, shown: _Ids) -> dict[int, list[tuple[str, float]]]:
+    """Return for each of the images its attacks in the order of the rounds, with the margin that each recorded."""
+    events = run.events
+    mine = np.flatnonzero(np.isin(events["id"], shown) & np.isfinite(events["margin"]))
+    found: dict[int, list[tuple[str, float]]] = {int(example): [] for example in shown}
+    for event in mine[np.argsort(events["round"][mine], kind="stable")]:
+        found[int(events["id"][event])].append((clip(events["attack"][event], 40), float(events["margin"][event])))
+    return found
+
+
+def _trail(margins: Sequence[tuple[str, float]]) -> Trail | None:
+    if len(margins) < 2:
+        return None
+    values = np.array([margin for _, margin in margins])
+    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    scale = (high - low) or 1.0
+    across, up = np.linspace(2, 98, len(values)), 2 + 20 * (high - values) / scale
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, up, strict=True))
+    told = ", ".join(f"{attack} {_signed(margin)}" for attack, margin in margins[:MOST_TOLD])
+    more = f" and {len(margins) - MOST_TOLD} more" if len(margins) > MOST_TOLD else ""
+    return Trail(points, float(2 + 20 * high / scale), f"Margin after each attack: {told}{more}")
 
 
 def _shown(run: Run, caption: str, image: _Pixels, text: str) -> Picture:

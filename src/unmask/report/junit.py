@@ -70,7 +70,7 @@ def _properties(run: Run, result: ResultEntry) -> dict[str, str]:
         "interval": " ".join(map(str, result.interval)),
         "data": f"{spec.data.name} {spec.data.split}".strip(),
         "n": str(spec.data.n),
-        "threat": str(spec.threat),
+        "threat": spec.terms,
         "budget": spec.budget,
         "seed": str(spec.seed),
         "version": spec.version,

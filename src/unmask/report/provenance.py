@@ -80,6 +80,7 @@ def _audit(run: Run) -> Pairs:
     spec, threat = run.spec, run.spec.threat
     return (
         ("threat model", f"{clip(threat)}, pixels in [{threat.low:g}, {threat.high:g}]"),
+        *((("accuracy", f"top-{spec.top}"),) if spec.top > 1 else ()),
         ("claimed attack", clip(spec.claim) if spec.claim is not None else "none"),
         ("budget", clip(spec.budget)),
         ("seed", str(spec.seed)),
@@ -128,10 +129,10 @@ def _commands(run: Run) -> Pairs:
 
 
 def _audit_command(run: Run) -> str:
-    """Return the command that repeats the audit, or "" where model or images were given as Python objects."""
+    """Return the command that repeats the audit, or "" where model or images were given as Python objects, or `top`."""
     spec = run.spec
     source, _, weights = spec.model.source.partition(WITH_WEIGHTS)
-    if not spec.data.split:
+    if not spec.data.split or spec.top > 1:
         return ""
     options = {
         "--weights": weights,

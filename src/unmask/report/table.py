@@ -1,15 +1,16 @@
-"""One row per run: the summary that the report, the command line and a spreadsheet share."""
+"""One row per run: the summary that the report, the command line, a spreadsheet and a paper share."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 
 from unmask.errors import LedgerError
 from unmask.ledger import Run
 from unmask.ledger.queries import (
+    AttackRow,
     Status,
     claimed_accuracy,
     clean_accuracy,
@@ -19,10 +20,20 @@ from unmask.ledger.queries import (
     robust_accuracy,
     wilson_interval,
 )
-from unmask.report.words import NONE, bound, clip, distinct, interval, percent, points
+from unmask.report.words import NONE, bound, clip, distinct, interval, per_image, percent, points
 
 COLUMNS = ("model", "verdict", "clean", "claimed", "measured", "95% interval", "gap", "images", "threat", "evaluations")
 NUMERIC = (2, 3, 4, 5, 6, 7, 9)
+
+_TEX = {mark: f"\\{mark}" for mark in "&%$#_{}"} | {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "≤": "$\\leq$",
+    NONE: "--",
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ def _summary(run: Run, name: str) -> SummaryRow:
         high=high,
         gap=claimed - measured if claimed is not None and measured is not None else None,
         n=n,
-        threat=clip(run.spec.threat),
+        threat=clip(run.spec.terms),
         evaluations=cost(run).evaluations / n,
         refusal=why,
     )
@@ -119,12 +130,56 @@ def to_markdown(rows: Sequence[SummaryRow]) -> str:
 
 def to_csv(rows: Sequence[SummaryRow]) -> str:
     """Return the summary as CSV with full precision, one column per field of `SummaryRow`."""
+    return _csv([field.name for field in fields(SummaryRow)], map(astuple, rows))
+
+
+def to_latex(rows: Sequence[SummaryRow]) -> str:
+    """Return the summary as a LaTeX table (booktabs); names are escaped, so that none can become a command."""
+    return _latex(COLUMNS, NUMERIC, cells(rows))
+
+
+def attacks_to_csv(rows: Sequence[AttackRow]) -> str:
+    """Return an attack table as CSV with full precision, one column per field of `AttackRow`."""
+    return _csv(AttackRow._fields, (row._replace(attack=clip(row.attack, 60)) for row in rows))
+
+
+def attacks_to_latex(rows: Sequence[AttackRow], n: int) -> str:
+    """Return the attack table of an audit of `n` images as a LaTeX table (booktabs), passes per image."""
+    columns = ("attack", "restarts", "tried on", "broken", "accuracy after it", "forwards", "backwards")
+    lines = [
+        (
+            clip(row.attack, 60),
+            f"{row.restarts:,}",
+            f"{row.attempted:,}",
+            f"{row.broken:,}",
+            percent(row.accuracy_after),
+            per_image(row.forwards, n),
+            per_image(row.backwards, n),
+        )
+        for row in rows
+    ]
+    return _latex(columns, range(1, len(columns)), lines)
+
+
+def _csv(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in fields(SummaryRow)])
+    writer.writerow(header)
     for row in rows:
-        writer.writerow([_spreadsheet(value) if isinstance(value, str) else value for value in astuple(row)])
+        writer.writerow([_spreadsheet(value) if isinstance(value, str) else value for value in row])
     return stream.getvalue()
+
+
+def _latex(columns: Sequence[str], numeric: Container[int], rows: Iterable[Sequence[str]]) -> str:
+    layout = "".join("r" if column in numeric else "l" for column in range(len(columns)))
+    lines = [f"{' & '.join(map(_tex, row))} \\\\" for row in rows]
+    head = f"{' & '.join(map(_tex, columns))} \\\\"
+    body = ["\\toprule", head, "\\midrule", *lines, "\\bottomrule"]
+    return "\n".join([f"\\begin{{tabular}}{{{layout}}}", *body, "\\end{tabular}", ""])
+
+
+def _tex(text: str) -> str:
+    return " ".join("".join(_TEX.get(mark, mark) for mark in text).split())
 
 
 def _markdown(text: str) -> str:

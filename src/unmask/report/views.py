@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unmask.ledger import FindingEntry, Run
-from unmask.ledger.queries import attack_table, counts, headline, robust_accuracy
+from unmask.ledger.queries import AttackRow, attack_table, counts, headline, robust_accuracy
 from unmask.report import curves
 from unmask.report.curves import Histograms, Plot
 from unmask.report.gallery import Gallery, gallery
 from unmask.report.provenance import Provenance, provenance
+from unmask.report.studies import Studies, studies, with_findings
 from unmask.report.table import SummaryRow
 from unmask.report.words import NONE, bound, clip, duration, first, interval, per_image, percent, value
 
@@ -48,7 +49,7 @@ class FindingView:
 
 @dataclass(frozen=True)
 class AttackView:
-    """One line of the attack table; `accuracy` in [0, 1] is the cumulative worst case."""
+    """One line of the attack table; `accuracy` in [0, 1] is the cumulative worst case, `row` what it is made from."""
 
     attack: str
     role: str
@@ -61,6 +62,7 @@ class AttackView:
     backwards: str
     seconds: str
     errors: int
+    row: AttackRow
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,24 @@ class RunView:
     plots: tuple[Plot, ...]
     histograms: Histograms
     gallery: Gallery
+    studies: Studies
+    study_findings: tuple[FindingView, ...]
+    study_plots: tuple[Plot, ...]
     provenance: Provenance
     tally: tuple[str, ...]
 
+    @property
+    def statuses(self) -> list[str]:
+        """The statuses of the findings shown, the serious ones first."""
+        return list(dict.fromkeys(finding.status for finding in self.findings))
 
-def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
-    """Return what the page shows of one run; raises LedgerError for a damaged file of images."""
+
+def run_view(run: Run, summary: SummaryRow, anchor: str, studied: Sequence[FindingEntry] = ()) -> RunView:
+    """Return what the page shows of one run, with the findings of its model's diagnoses.
+
+    Raises LedgerError for a damaged file of images.
+    """
+    told = with_findings(run, studied)
     findings, findings_hidden = first(sorted(run.findings, key=lambda entry: _rank(entry.status)), MOST_FINDINGS)
     attacks, attacks_hidden = _attacks(run)
     bars = _bars(run, summary)
@@ -107,9 +121,12 @@ def run_view(run: Run, summary: SummaryRow, anchor: str) -> RunView:
         findings_hidden=findings_hidden,
         attacks=attacks,
         attacks_hidden=attacks_hidden,
-        plots=(curves.cost_plot(run), curves.eps_plot(run), curves.step_plot(run), curves.restart_plot(run)),
-        histograms=curves.histograms(run),
+        plots=(curves.cost_plot(run), curves.eps_plot(told), curves.step_plot(run), curves.restart_plot(run)),
+        histograms=curves.histograms(told),
         gallery=gallery(run),
+        studies=studies(studied, run.spec.threat.norm),
+        study_findings=tuple(map(_finding, sorted(studied[:MOST_FINDINGS], key=lambda entry: _rank(entry.status)))),
+        study_plots=curves.study_plots(told),
         provenance=provenance(run),
         tally=_tally(run),
     )
@@ -120,6 +137,7 @@ def incomparable(runs: Sequence[Run]) -> list[str]:
     found: dict[str, set[str | None]] = {
         "threat models": {run.spec.threat.model_dump_json() for run in runs},
         "images": {run.spec.data.fingerprint for run in runs},
+        "answers that count as right": {str(run.spec.top) for run in runs},
         "claimed attacks": {run.spec.claim for run in runs},
         "budgets": {run.spec.budget for run in runs},
     }
@@ -142,7 +160,7 @@ def _context(run: Run, summary: SummaryRow) -> tuple[str, ...]:
     through = found["broken"] + found["survived"]
     covered = "every one" if through == summary.n else f"{through:,} of them"
     return (
-        clip(run.spec.threat),
+        clip(run.spec.terms),
         f"{summary.n:,} images of {clip(data.name, 40)}" + (f" ({clip(data.split, 20)})" if data.split else ""),
         f"{covered} through the whole plan",
         f"budget {clip(run.spec.budget, 30)}",
@@ -210,6 +228,7 @@ def _attacks(run: Run) -> tuple[tuple[AttackView, ...], int]:
             per_image(row.backwards, n),
             duration(row.seconds),
             row.errors,
+            row,
         )
         for row in rows
     ), hidden

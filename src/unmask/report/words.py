@@ -40,6 +40,16 @@ def points(gap: float | None) -> str:
     return NONE if gap is None or not math.isfinite(gap) else f"{100 * gap:.1f} points"
 
 
+def signed_points(gap: float) -> str:
+    """Return a difference of two shares as percentage points with its sign and one decimal."""
+    return f"{100 * gap:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def chance(p: float) -> str:
+    """Return a p value with two digits, or as smaller than one in a thousand."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
 def interval(low: float, high: float) -> str:
     """Return the interval of a share as percent, as the headline writes it."""
     return f"[{100 * low:.1f}, {100 * high:.1f}]"
