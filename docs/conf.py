@@ -14,9 +14,16 @@ author = "The unmask authors"
 copyright = f"2026, {author}"
 release = version = installed_version(project)
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
+# One name may be a class of several rooms (`Figure`): annotations then link to none of them, which is no error.
+suppress_warnings = ["ref.python"]
+# The notebook is kept without outputs and run anew with every build, which fails where a cell does.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 # Docstrings are prose with code in single backticks (see `escape_prose`).
 default_role = "code"
 autodoc_default_options = {"members": True, "show-inheritance": True}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 
 import pytest
 import typer
 
-from unmask.cli.app import app
+from unmask.cli.app import app, main
 
 SURFACE = {
     "audit": "model --weights --data --split --n --sample --eps --norm --budget --access --claim --seed --run-dir "
@@ -22,6 +24,7 @@ SURFACE = {
     "doctor": "--data-dir --json",
     "figure": "kind runs --format --columns --output --name --image --json",
     "list": "kind --data-dir --json",
+    "reproduce": "names --scale --seed --root --data-dir --device --workers --modern --plan --module --json",
     "report": "runs --output --json",
     "train": "recipe --set --data --model --epochs --batch-size --seed --run-dir --data-dir --download --device --log "
     "--tensorboard --dry-run --json",
@@ -60,9 +63,19 @@ def test_every_verb_has_examples(name):
     assert f"unmask {name}" in text and "Example" in text
 
 
+@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch, given, found):
+    monkeypatch.setattr(sys, "argv", ["unmask", "--version"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert os.environ["OMP_WAIT_POLICY"] == found
+
+
 def test_help_loads_no_torch(run):
     import subprocess
-    import sys
 
     code = "import sys\nfrom unmask.cli.app import app\nassert 'torch' not in sys.modules, 'torch was loaded'"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -202,6 +202,7 @@ def test_ctrl_c_ends_every_verb_with_130(run, monkeypatch, verb):
         "unmask.recipes.train",
         "unmask.models.load_model",
         "unmask.ledger.load_run",
+        "unmask.report.figures.recorded.load_run",
         "unmask.models.zoo_names",
         "unmask.environment.packages",
     ):

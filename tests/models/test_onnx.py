@@ -65,6 +65,15 @@ def test_any_batch_gets_the_graphs_answers(tmp_path: Path, batch: int | str) -> 
     assert not model(X.clone().requires_grad_()).requires_grad
 
 
+@pytest.mark.parametrize("batch", ["batch", 2])
+def test_a_graph_with_channels_last_is_given_them_so(tmp_path: Path, batch: int | str) -> None:
+    model = from_onnx(save(tmp_path / "net.onnx", batch), channels_last=True)
+    x = X.movedim(-1, 1)  # the graph's images (B, 2, 3, 3) are height 2, width 3 and 3 channels
+    torch.testing.assert_close(model(x), LOGITS, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ModelError, match=r"takes images of shape \(3, 2, 3\); it was given \(2, 3, 3\)"):
+        model(X)
+
+
 def test_probabilities_and_labels_are_read_as_such(tmp_path: Path) -> None:
     softmax = from_onnx(save(tmp_path / "p.onnx", 2, last="Softmax"), output="probabilities")
     torch.testing.assert_close(softmax(X).softmax(1), LOGITS.softmax(1), rtol=1e-5, atol=1e-5)

@@ -7,10 +7,10 @@ import pytest
 from unmask.audit import STUDIES
 from unmask.audit.plan import claim_attack
 from unmask.audit.studies import Settings
-from unmask.report.figures.recorded import KINDS
 from unmask.recipes import RECIPES, Recipe, find_recipe
 from unmask.recipes.recipe import Claim
 from unmask.recipes.tables import EXPERIMENTS, Accuracy, Attacked, Figure, Measure, Predicted, Table
+from unmask.report.figures.recorded import KINDS
 from unmask.threat import Linf
 from unmask.training import ConstantRate, CropAndFlip, GaussianNoise, Optimizer, PgdAdversary, StepRate
 
@@ -137,11 +137,7 @@ class TestFigures:
             ]
 
     def test_only_broken_and_borrowed_figures_are_in_doubt(self) -> None:
-        doubtful = {
-            (claim.table, claim.row, claim.column)
-            for claim in claims()
-            if claim.doubt
-        }
+        doubtful = {(claim.table, claim.row, claim.column) for claim in claims() if claim.doubt}
         borrowed = [column for column in MEASURES["table8"] if column.startswith("pgd-7")]
         assert doubtful == {
             *(("Table 7", "0.9 0 30 80k", column) for column in MEASURES["table7"]),

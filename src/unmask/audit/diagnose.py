@@ -15,7 +15,7 @@ from unmask.audit.inputs import checked_images, first_look
 from unmask.audit.spec import Subject, describe
 from unmask.audit.studies import STUDIES, Settings, named_attack
 from unmask.contract import Model, eval_mode
-from unmask.diagnostics import Finding, Sample
+from unmask.diagnostics import Finding, Findings, Sample
 from unmask.diagnostics.binarization import Attack
 from unmask.environment import code_version, hardware, packages
 from unmask.errors import AuditError, unknown
@@ -56,7 +56,7 @@ def diagnose(
     ids: Tensor | None = None,
     subject: Subject | None = None,
     watch: Callable[[DiagnosisProgress], None] | None = None,
-) -> tuple[Finding, ...]:
+) -> Findings:
     """Study `model` on images x (B, C, H, W) float in [0, 1] with labels y (B,) int64; returns a finding per study.
 
     `model` maps images to logits (B, K). `studies` are names of `unmask.audit.STUDIES`, in any order; ("all",) means
@@ -88,7 +88,7 @@ def diagnose(
             _finding(record, name, sample, settings, _told(watch, name, number, len(names)))
             for number, name in enumerate(names)
         ]
-    return tuple(Finding(**entry.model_dump()) for entry in found)
+    return Findings(Finding(**entry.model_dump()) for entry in found)
 
 
 def study_names(studies: Sequence[str]) -> tuple[str, ...]:

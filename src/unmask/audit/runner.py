@@ -19,17 +19,19 @@ from unmask.audit.budgets import Access, Plan, make_plan
 from unmask.audit.checks import Audited, recorded, sampled
 from unmask.audit.inputs import checked_images, first_look
 from unmask.audit.judge import failed, judge, predict
+from unmask.audit.notebook import result_html
 from unmask.audit.plan import CLAIM, PlannedAttack, Task
 from unmask.audit.schedule import CLEAN, Fixed, History, Rows, Turn
 from unmask.audit.sharing import OVERHEAD, cut, dealt
 from unmask.audit.spec import Subject, make_spec
 from unmask.audit.verdict import Verdict, decide
 from unmask.contract import Model, eval_mode
-from unmask.diagnostics import Finding
+from unmask.diagnostics import Finding, Findings
 from unmask.distributed import Workers
 from unmask.errors import AuditError
 from unmask.ledger import ExampleEvent, FindingEntry, Ledger, ResultEntry, Run, Spec, queries
 from unmask.ledger.store import differences
+from unmask.losses import check_top
 from unmask.streams import Streams
 from unmask.threat import ThreatModel
 
@@ -75,7 +77,7 @@ class AuditResult:
     forwards: int
     backwards: int
     verdict: Verdict
-    findings: tuple[Finding, ...]
+    findings: Findings
     headline: str | None
     run: Run
     errors: dict[int, str] = field(default_factory=dict)
@@ -85,6 +87,10 @@ class AuditResult:
         """The robust accuracy against adversarial images stored with 8 bits per pixel."""
         found = [finding.evidence["robust_accuracy_8bit"] for finding in self.findings if finding.check == "eight_bit"]
         return cast(float, found[0]) if found else None
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: headline, verdict, attacks, and the findings folded away."""
+        return result_html(self)
 
 
 def audit(
@@ -102,6 +108,7 @@ def audit(
     ids: Tensor | None = None,
     subject: Subject | None = None,
     diagnostics: bool = True,
+    top: int = 1,
     watch: Callable[[AuditProgress], None] | None = None,
     workers: Workers | None = None,
 ) -> AuditResult:
@@ -116,26 +123,51 @@ def audit(
     random draws depend on (seed, id, attack, restart) alone. A module is audited in eval mode and given back as it
     was.
 
+    With `top` 5 an image counts as right while its label is among the 5 likeliest classes (top-5 accuracy); `budget`
+    must then be attacks of your own that know of it (`pgd`, `targeted_pgd`, `transfer`), `claim` None and `diagnostics`
+    False.
+
     Where `torchrun` started several processes they share the images of every round: each calls `audit` with the same
     arguments and a `run_dir` that all see, or none, and each returns the same result; `watch` is told on the first.
     `workers` says otherwise which share the work: `Workers()` audits alone.
 
     Raises DataError for unusable images or labels, ModelError for outputs that are not finite logits, AuditError for
-    an unknown budget or claim, LedgerError if `run_dir` belongs to another run, OutputError if it cannot be written,
-    WorkersError if another process failed or was lost.
+    an unknown budget or claim, or a `top` that is out of range or does not go with them, LedgerError if `run_dir`
+    belongs to another run, OutputError if it cannot be written, WorkersError if another process failed or was lost.
     """
     x, ids = checked_images(x, y, ids, threat, batch_size)
     workers = Workers.here() if workers is None else workers
     with eval_mode(model) as was_training:
         classes = first_look(model, x, y, batch_size)
         gradients_reach = reach(model, x[:LOOKED_AT], y[:LOOKED_AT]) if access == "gradients" else Reach()
+        if top != 1:
+            check_top(top, classes)
+            _refuse_beyond_top(budget, claim, diagnostics)
         plan = make_plan(budget, threat, classes, claim, seed, access, gradients_reach)
-        spec = make_spec(model, x, y, ids, threat, plan, seed, batch_size, classes, subject or Subject())
+        spec = make_spec(model, x, y, ids, threat, plan, seed, batch_size, classes, subject or Subject(), top)
         with _opened(workers, None if run_dir is None else Path(run_dir), spec, x, y, ids) as ledger:
             survey = _Survey(model, x, y, ids, threat, plan, seed, batch_size, ledger, watch, workers)
             survey.run_rounds()
             findings = _findings(survey, was_training, diagnostics, access, gradients_reach.blocked)
             return survey.conclude(findings)
+
+
+def _refuse_beyond_top(
+    budget: str | int | Sequence[PlannedAttack] | Plan, claim: str | None, diagnostics: bool
+) -> None:
+    """Refuse what looks at the likeliest class alone: all but the attacks of a user's own plan."""
+    adaptive = isinstance(budget, Plan) and not isinstance(budget.schedule, Fixed)
+    given = {
+        "budget": adaptive or isinstance(budget, str | int),
+        "claim": claim is not None,
+        "diagnostics": diagnostics,
+    }
+    wrong = [name for name, refused in given.items() if refused]
+    if wrong:
+        raise AuditError(
+            f"With top > 1 the audit runs attacks of your own alone; {' and '.join(wrong)} would look at the likeliest "
+            "class. Give budget=[PlannedAttack(...), ...], claim=None and diagnostics=False."
+        )
 
 
 def _opened(workers: Workers, run_dir: Path | None, spec: Spec, x: Tensor, y: Tensor, ids: Tensor) -> Ledger:
@@ -316,13 +348,14 @@ class _Survey:
         """Run one attack on some examples and judge it: events, and images (B, C, H, W) on the CPU."""
         here = rows.to(self.x.device)
         x, y, ids = self.x[here], self.y[rows.to(self.y.device)], self.ids[rows].tolist()
+        top = self.ledger.spec.top
         if turn.round == 0:
-            return predict(self.model, x, y, ids), x.cpu()
+            return predict(self.model, x, y, ids, top), x.cpu()
         attack = next(planned for planned in self.plan.attacks if planned.name == turn.attack)
         streams = Streams.derive(self.seed, ids, turn.attack, turn.restart, device=x.device)
         donors = self._donors(rows, attack.donors)
-        task = Task(self.attacked, x, y, self.threat, streams, turn.restart, self.best[here], donors)
-        return judge(self.model, x, y, ids, self.threat, attack.run(task), turn[:3])
+        task = Task(self.attacked, x, y, self.threat, streams, turn.restart, self.best[here], donors, top)
+        return judge(self.model, x, y, ids, self.threat, attack.run(task), turn[:3], top)
 
     def _donors(self, rows: Tensor, count: int) -> Tensor:
         """Return perturbations (B, D, ...), D at most `count`: those that broke the nearest others of a row's class."""
@@ -369,7 +402,9 @@ class _Survey:
         )
         counts = queries.counts(run)
         n = len(self.x)
-        verdict = decide(clean, claimed, robust, n, findings, counts["error"] + counts["not_run"])
+        verdict = decide(
+            clean, claimed, robust, n, findings, counts["error"] + counts["not_run"], bool(self.plan.attacks)
+        )
         cost = queries.cost(run)
         headline = queries.headline(run) if counts["error"] + counts["not_run"] == 0 else None
         result = ResultEntry.model_validate(
@@ -397,7 +432,7 @@ class _Survey:
             forwards=result.forwards,
             backwards=result.backwards,
             verdict=verdict,
-            findings=tuple(findings),
+            findings=Findings(findings),
             headline=headline,
             run=self.ledger.run(),
             errors=self.errors,

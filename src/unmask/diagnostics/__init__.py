@@ -8,7 +8,7 @@ from unmask.diagnostics.conditions import limited_access, train_mode
 from unmask.diagnostics.determinism import determinism
 from unmask.diagnostics.eight_bit import eight_bit
 from unmask.diagnostics.eps_curve import eps_curve
-from unmask.diagnostics.finding import Finding
+from unmask.diagnostics.finding import Finding, Findings
 from unmask.diagnostics.gradients import gradients
 from unmask.diagnostics.heatmap import coarse_grid, full_grid, heatmap
 from unmask.diagnostics.indicators import indicators
@@ -28,6 +28,7 @@ from unmask.diagnostics.surface import surface
 
 __all__ = [
     "Finding",
+    "Findings",
     "Keep",
     "Sample",
     "activations",

@@ -5,6 +5,7 @@ from unmask.models.black_box import from_numpy
 from unmask.models.loading import LoadedModel, load_model
 from unmask.models.normalize import Normalize, PerImageStandardize
 from unmask.models.onnx_model import from_onnx
+from unmask.models.other_libraries import from_timm, from_transformers
 from unmask.models.registry import ARCHITECTURES, build
 from unmask.models.zoo import zoo_card, zoo_names
 
@@ -19,6 +20,8 @@ __all__ = [
     "from_numpy",
     "from_onnx",
     "from_probabilities",
+    "from_timm",
+    "from_transformers",
     "load_model",
     "zoo_card",
     "zoo_names",

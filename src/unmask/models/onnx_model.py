@@ -19,13 +19,15 @@ OWN_SESSION = "Run the file in a session of your own and wrap that: unmask.model
 ERRORS_ALONE = 3  # severity of what ONNX Runtime writes to stderr
 
 
-def from_onnx(path: str | Path, *, output: Output = "logits", classes: int | None = None) -> Classifier:
+def from_onnx(
+    path: str | Path, *, output: Output = "logits", classes: int | None = None, channels_last: bool = False
+) -> Classifier:
     """Return the model in an ONNX file, without gradients: images (B, C, H, W) in [0, 1] -> logits (B, K).
 
     The graph takes one float32 tensor of images and returns one tensor: by `output` "logits" (B, K), "probabilities"
-    (B, K) or "labels" (B,) of that many `classes`, as `from_numpy` reads them. Where it was exported for batches of a
-    fixed size N, images are given to it N at a time, the last batch filled up with copies. It runs on the CPU with as
-    many threads as torch.
+    (B, K) or "labels" (B,) of that many `classes`, as `from_numpy` reads them. With `channels_last` it is given images
+    (B, H, W, C), as graphs exported from Keras take them. Where it was exported for batches of a fixed size N, images
+    are given to it N at a time, the last batch filled up with copies. It runs on the CPU with as many threads as torch.
 
     Raises ModelError where onnxruntime is not installed (the extra `onnx`), where the file cannot be read, or the graph
     has another form; the model raises it for images of another shape, and as `from_numpy` does.
@@ -41,16 +43,17 @@ def from_onnx(path: str | Path, *, output: Output = "logits", classes: int | Non
         )
 
     def run(images: Array) -> Any:
-        return session.run(None, {taken.name: images})[0]
+        return session.run(None, {taken.name: np.moveaxis(images, 1, -1) if channels_last else images})[0]
 
-    size = taken.shape[0] if isinstance(taken.shape[0], int) else None
+    shape = [taken.shape[0], taken.shape[-1], *taken.shape[1:-1]] if channels_last else taken.shape
+    size = shape[0] if isinstance(shape[0], int) else None
     answers = from_numpy(run if size is None else _filled(run, size), output=output, classes=classes, batch_size=size)
 
     def model(x: Tensor) -> Tensor:
-        if not _fits(x.shape[1:], taken.shape[1:]):
+        if not _fits(x.shape[1:], shape[1:]):
             raise ModelError(
-                f"The graph in {path} takes images of shape {_shown(taken.shape[1:])}; it was given "
-                f"{_shown(x.shape[1:])}. Check that model and data belong together."
+                f"The graph in {path} takes images of shape {_shown(shape[1:])}; it was given {_shown(x.shape[1:])}. "
+                "Check that model and data belong together, and that channels_last is said where the graph wants it."
             )
         return answers(x)
 

@@ -48,7 +48,7 @@ def paired(runs: Sequence[Run], rows: Sequence[SummaryRow]) -> tuple[tuple[Paire
 
 
 def _comparable(one: Run, other: Run) -> bool:
-    same = one.spec.data.fingerprint == other.spec.data.fingerprint and one.spec.threat == other.spec.threat
+    same = one.spec.data.fingerprint == other.spec.data.fingerprint and one.spec.terms == other.spec.terms
     return same and np.array_equal(np.sort(one.ids), np.sort(other.ids))
 
 

@@ -20,20 +20,11 @@ from unmask.ledger.queries import (
     robust_accuracy,
     wilson_interval,
 )
+from unmask.report.escaping import latex_text, markdown_text, spreadsheet_text
 from unmask.report.words import NONE, bound, clip, distinct, interval, per_image, percent, points
 
 COLUMNS = ("model", "verdict", "clean", "claimed", "measured", "95% interval", "gap", "images", "threat", "evaluations")
 NUMERIC = (2, 3, 4, 5, 6, 7, 9)
-
-_TEX = {mark: f"\\{mark}" for mark in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "≤": "$\\leq$",
-    NONE: "--",
-}
 
 
 @dataclass(frozen=True)
@@ -124,7 +115,7 @@ def cells(rows: Sequence[SummaryRow]) -> list[tuple[str, ...]]:
 def to_markdown(rows: Sequence[SummaryRow]) -> str:
     """Return the summary as a Markdown table; names are escaped, so that none can break it or become markup."""
     rule = ["---:" if column in NUMERIC else "---" for column in range(len(COLUMNS))]
-    lines = [COLUMNS, rule, *([_markdown(cell) for cell in row] for row in cells(rows))]
+    lines = [COLUMNS, rule, *([markdown_text(cell) for cell in row] for row in cells(rows))]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -166,28 +157,13 @@ def _csv(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
-        writer.writerow([_spreadsheet(value) if isinstance(value, str) else value for value in row])
+        writer.writerow([spreadsheet_text(value) if isinstance(value, str) else value for value in row])
     return stream.getvalue()
 
 
 def _latex(columns: Sequence[str], numeric: Container[int], rows: Iterable[Sequence[str]]) -> str:
     layout = "".join("r" if column in numeric else "l" for column in range(len(columns)))
-    lines = [f"{' & '.join(map(_tex, row))} \\\\" for row in rows]
-    head = f"{' & '.join(map(_tex, columns))} \\\\"
+    lines = [f"{' & '.join(map(latex_text, row))} \\\\" for row in rows]
+    head = f"{' & '.join(map(latex_text, columns))} \\\\"
     body = ["\\toprule", head, "\\midrule", *lines, "\\bottomrule"]
     return "\n".join([f"\\begin{{tabular}}{{{layout}}}", *body, "\\end{tabular}", ""])
-
-
-def _tex(text: str) -> str:
-    return " ".join("".join(_TEX.get(mark, mark) for mark in text).split())
-
-
-def _markdown(text: str) -> str:
-    for mark in "\\`*_[]|":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
-
-
-def _spreadsheet(text: str) -> str:
-    # A spreadsheet would run a cell that begins like this as a formula.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
