@@ -39,8 +39,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## train four defences on the embedded digits, audit them and write the report
 	$(BIN)/unmask demo
 
+# A process per core, and a thread in each.
 test: $(STAMP) ## run the tests; ARGS='...' goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style, format, types and what the rooms import
 	$(BIN)/ruff check .

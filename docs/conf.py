@@ -17,8 +17,6 @@ release = version = installed_version(project)
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
-# One name may be a class of several rooms (`Figure`): annotations then link to none of them, which is no error.
-suppress_warnings = ["ref.python"]
 # The notebook is kept without outputs and run anew with every build, which fails where a cell does.
 nb_execution_mode = "force"
 nb_execution_in_temp = True

@@ -8,7 +8,7 @@ import torch
 import unmask
 from unmask.attacks import pgd
 from unmask.audit import PlannedAttack
-from unmask.audit.bench import Figure, closest, figure_of, read_figures, standing, write_figures
+from unmask.audit.bench import Benched, closest, figure_of, read_figures, standing, write_figures
 from unmask.audit.foreign import foreign_attack
 from unmask.errors import AuditError
 
@@ -28,7 +28,7 @@ BASE = {
 
 
 def figure(accuracy, evaluations, attack="mine:a", **changed):
-    return Figure.model_validate(
+    return Benched.model_validate(
         {**BASE, "attack": attack, "robust_accuracy": accuracy, "evaluations": evaluations, **changed}
     )
 

@@ -24,7 +24,7 @@ SURFACE = {
     "doctor": "--data-dir --json",
     "figure": "kind runs --format --columns --output --name --image --json",
     "list": "kind --data-dir --json",
-    "reproduce": "names --scale --seed --root --data-dir --device --workers --modern --plan --module --json",
+    "reproduce": "names --scale --seed --root --data-dir --device --workers --modern --data --plan --module --json",
     "report": "runs --output --json",
     "train": "recipe --set --data --model --epochs --batch-size --seed --run-dir --data-dir --download --device --log "
     "--tensorboard --dry-run --json",

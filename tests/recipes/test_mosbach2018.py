@@ -101,14 +101,16 @@ class TestMnistAndCifar10:
         assert weights(find_recipe(f"000/{data}/{row}")) == WEIGHTS[row]
 
     @pytest.mark.parametrize("row", WEIGHTS)
-    @pytest.mark.parametrize(("data", "network"), [("mnist", "lenet"), ("cifar10", "resnet20-v2")])
-    def test_the_training_is_the_public_code_s(self, data: str, network: str, row: str) -> None:
+    @pytest.mark.parametrize(
+        ("data", "network", "length"), [("mnist", "lenet", (500, 200)), ("cifar10", "resnet20-v2", (100, 128))]
+    )
+    def test_the_training_is_the_paper_s(self, data: str, network: str, length: tuple[int, int], row: str) -> None:
         recipe = find_recipe(f"000/{data}/{row}")
         training = recipe.training
         assert (recipe.data, recipe.architecture, recipe.held_out) == (data, network, 0)
         assert training.optimizer == Optimizer("adam", 1e-3, {"eps": 1e-6}, weight_decay=0)
         assert training.schedule == ConstantRate()
-        assert (training.epochs, training.batch_size, training.ema) == (10, 256, None)
+        assert ((training.epochs, training.batch_size), training.ema) == (length, None)
 
     @pytest.mark.parametrize("row", WEIGHTS)
     @pytest.mark.parametrize(("data", "sigma"), [("mnist", 0.5), ("cifar10", 0.06)])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from unmask.audit import verify
+from unmask.data.tiny_imagenet import prepare
 from unmask.errors import DataError, RecipeError
 from unmask.ledger import load_run
-from unmask.ledger.comparison import load_comparison
+from unmask.ledger.comparison import Comparison, load_comparison
 from unmask.models import load_model
 from unmask.recipes import RECIPES, Recipe, find_recipe
 from unmask.recipes.recipe import published, register
@@ -161,3 +164,51 @@ class TestScales:
         assert model_folder(tmp_path, recipe, 0) == model_folder(tmp_path, twin, 0)
         assert model_folder(tmp_path, recipe, 0) != model_folder(tmp_path, recipe, 1)
         assert model_folder(tmp_path, recipe, 0) != model_folder(tmp_path, other, 0)
+
+
+def _real(*parts: str) -> Path:
+    path = Path(os.environ.get("UNMASK_DATA", "missing"), *parts)
+    if not path.exists():
+        pytest.skip(f"{path} is not here (set UNMASK_DATA to the folder that holds it)")
+    return path
+
+
+def _all_measured(found: list[Comparison], data: str) -> None:
+    for one in found:
+        assert all(cell.measured is not None for cell in one.cells)
+        assert all(f" on {data}" in row.trained for row in one.rows), one.rows
+
+
+class TestRealFormats:
+    def test_cifar10_from_an_npz_file(self, tmp_path: Path) -> None:
+        path = _real("cifar10", "cifar10_lossless_subset.npz")
+        found = reproduce(
+            ["000/cifar10", "001/table3"],
+            scale="smoke",
+            root=tmp_path,
+            modern=("transfer",),
+            instead={"cifar10": str(path)},
+        )
+        _all_measured(found, str(path))
+
+    def test_svhn_from_an_npz_file(self, tmp_path: Path) -> None:
+        with np.load(_real("svhn", "svhn_train_first1083.npz")) as images:
+            x, y = images["x"], images["y"]
+        path = tmp_path / "svhn.npz"
+        np.savez(path, x_train=x[:100], y_train=y[:100], x_test=x[100:150], y_test=y[100:150])
+        _all_measured(
+            reproduce("002/table2", scale="smoke", root=tmp_path, modern=(), instead={"svhn": str(path)}), str(path)
+        )
+
+    @pytest.mark.slow
+    def test_tiny_imagenet_from_its_zip_stands_in_for_imagenet_too(self, tmp_path: Path) -> None:
+        prepare(_real("tiny-imagenet", "tiny-imagenet-200.zip"), tmp_path)
+        found = reproduce(
+            ["000/tiny-imagenet", "002/table3", "002/table5"],
+            scale="smoke",
+            root=tmp_path,
+            data_dir=tmp_path,
+            modern=(),
+            instead={"imagenet": "tiny-imagenet", "imagenet-224": "tiny-imagenet"},
+        )
+        _all_measured(found, "tiny-imagenet")

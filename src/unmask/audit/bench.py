@@ -16,7 +16,7 @@ from unmask.ledger import Run, queries
 from unmask.ledger.schema import CLEAN, Count, PlainDict, Share, ThreatEntry
 
 
-class Figure(BaseModel):
+class Benched(BaseModel):
     """What an attack did to a model on n images, and all that says when two such figures compare.
 
     `robust_accuracy` is None where an image ended in an error. `evaluations`: forward and backward passes per image,
@@ -50,22 +50,22 @@ class Figure(BaseModel):
         """The attack's name and settings, but not the hash of its code."""
         return " ".join([self.attack, *(f"{key}={value}" for key, value in self.settings.items() if key != "code")])
 
-    def same_case(self, other: Figure) -> bool:
+    def same_case(self, other: Benched) -> bool:
         """Whether both are of the same model and threat, so that they compare if their images are the same too."""
         return (self.model_fingerprint, self.threat) == (other.model_fingerprint, other.threat)
 
-    def same_images(self, other: Figure) -> bool:
+    def same_images(self, other: Benched) -> bool:
         """Whether both are of the same images."""
         return self.data_fingerprint == other.data_fingerprint
 
 
-def figure_of(run: Run, command: str = "") -> Figure:
+def figure_of(run: Run, command: str = "") -> Benched:
     """Return the figure of a recorded audit; its attack is the budget's name, or the one attack of its plan."""
     spec, spent, counts = run.spec, queries.cost(run), queries.counts(run)
     alone = spec.plan[-1] if spec.budget == "custom" else None
     returned = (run.events["attack"] != CLEAN) & (run.events["status"] != "error")
     outside = returned & np.isnan(run.events["margin"])
-    return Figure(
+    return Benched(
         attack=alone.attack if alone else spec.budget,
         settings=dict(alone.settings) if alone else {},
         model=spec.name,
@@ -87,7 +87,7 @@ def figure_of(run: Run, command: str = "") -> Figure:
     )
 
 
-def closest(figure: Figure, reference: Iterable[Figure], title: str) -> Figure | None:
+def closest(figure: Benched, reference: Iterable[Benched], title: str) -> Benched | None:
     """Return what the reference says of an attack on the figure's model and threat, on its images or else on others."""
     found = [other for other in reference if other.title == title and other.same_case(figure)]
     return min(found, key=lambda other: (not other.same_images(figure), abs(other.n - figure.n)), default=None)
@@ -108,7 +108,7 @@ class Standing(NamedTuple):
     dominated: int
 
 
-def standing(pairs: Sequence[tuple[Figure, Figure | None]]) -> Standing:
+def standing(pairs: Sequence[tuple[Benched, Benched | None]]) -> Standing:
     """Compare figures with those of another attack. Pairs of different images, or with errors, are left out."""
     points = [
         ((ours.robust_accuracy, ours.evaluations), (theirs.robust_accuracy, theirs.evaluations))
@@ -130,10 +130,10 @@ def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
     return a[0] <= b[0] and a[1] <= b[1] and a != b
 
 
-_FIGURES = TypeAdapter(list[Figure])
+_FIGURES = TypeAdapter(list[Benched])
 
 
-def read_figures(path: Path) -> list[Figure]:
+def read_figures(path: Path) -> list[Benched]:
     """Return the figures of a reference file; raises AuditError for a file that is missing or holds something else."""
     try:
         return _FIGURES.validate_json(path.read_bytes())
@@ -148,7 +148,7 @@ def read_figures(path: Path) -> list[Figure]:
         raise AuditError(f"{path} holds no figures of attacks: {where}: {first['msg']}. Give another file.") from error
 
 
-def write_figures(path: Path, figures: Iterable[Figure]) -> None:
+def write_figures(path: Path, figures: Iterable[Benched]) -> None:
     """Write a reference file; of several figures of one attack in one case the last stays. Raises OutputError."""
     kept = {_key(figure): figure for figure in figures}
     plain = [kept[key].model_dump(mode="json") for key in sorted(kept)]
@@ -156,6 +156,6 @@ def write_figures(path: Path, figures: Iterable[Figure]) -> None:
     write_atomic(path, (json.dumps(plain, indent=1) + "\n").encode())
 
 
-def _key(figure: Figure) -> tuple[str, ...]:
+def _key(figure: Benched) -> tuple[str, ...]:
     threat, data = str(figure.threat), figure.data_fingerprint
     return figure.model, figure.title, str(figure.n), threat, str(figure.seed), figure.model_fingerprint, data

@@ -17,7 +17,7 @@ from unmask.errors import AuditError, unknown
 if TYPE_CHECKING:
     from unmask.attacks import AttackResult
     from unmask.audit import PlannedAttack
-    from unmask.audit.bench import Figure, Standing
+    from unmask.audit.bench import Benched, Standing
     from unmask.data import DataSet
     from unmask.models import LoadedModel
     from unmask.threat import ThreatModel
@@ -127,7 +127,7 @@ def bench_attack(
     _tell(words, figures)
 
 
-def _known(reference: Path, save: bool) -> list[Figure]:
+def _known(reference: Path, save: bool) -> list[Benched]:
     from unmask.audit.bench import read_figures
 
     return read_figures(reference) if reference.exists() or not save else []
@@ -223,7 +223,7 @@ def _try_out(planned: PlannedAttack, case: Case) -> None:
     try_out(planned, case.loaded.model, case.images.pixels(), case.images.labels, case.threat)
 
 
-def _figure(case: Case, contender: Contender, seed: int, run_dir: Path) -> Figure:
+def _figure(case: Case, contender: Contender, seed: int, run_dir: Path) -> Benched:
     """Audit one model with one attack and return what the record says."""
     from unmask.audit import audit
     from unmask.audit.bench import figure_of
@@ -258,7 +258,7 @@ def _figure(case: Case, contender: Contender, seed: int, run_dir: Path) -> Figur
     return figure_of(result.run, shlex.join(map(str, words)))
 
 
-def _beside(other: Figure | None) -> dict[str, Any] | None:
+def _beside(other: Benched | None) -> dict[str, Any] | None:
     if other is None:
         return None
     return other.model_dump(mode="json", include={"robust_accuracy", "evaluations", "n", "seed", "version"})
@@ -267,8 +267,8 @@ def _beside(other: Figure | None) -> dict[str, Any] | None:
 def _show(
     name: str,
     words: Sequence[str],
-    figures: Sequence[Figure],
-    pairs: dict[str, list[tuple[Figure, Figure | None]]],
+    figures: Sequence[Benched],
+    pairs: dict[str, list[tuple[Benched, Benched | None]]],
     standings: dict[str, Standing],
 ) -> None:
     rows = [
@@ -303,7 +303,7 @@ def _show(
         out.print("-: the reference has no figure of that model and threat; --measure makes one.", soft_wrap=True)
 
 
-def _cell(figure: Figure | None, beside: Figure | None = None) -> str:
+def _cell(figure: Benched | None, beside: Benched | None = None) -> str:
     if figure is None:
         return "-"
     if figure.robust_accuracy is None:
@@ -313,7 +313,7 @@ def _cell(figure: Figure | None, beside: Figure | None = None) -> str:
     return f"{share(figure.robust_accuracy)} at {cost}{f' (n = {figure.n})' if other else ''}"
 
 
-def _tell(words: Sequence[str], figures: Sequence[Figure]) -> None:
+def _tell(words: Sequence[str], figures: Sequence[Benched]) -> None:
     """Say what came back unusable; raises AuditError where the attack raised."""
     for word, one in zip(words, figures, strict=True):
         if one.outside:

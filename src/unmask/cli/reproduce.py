@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unmask.reproduction import Plan, Step
 
 ROOT = Path("runs/reproduce")
+LINES = 20  # of progress, where there is no terminal to draw a bar on
 
 
 def _names() -> list[str]:
@@ -42,6 +43,10 @@ def reproduce(
     modern: Annotated[
         str, typer.Option(help="Columns beside the published ones: all, none, or names such as audit,transfer.")
     ] = "all",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Other data in a data set's place: cifar10=subset.npz; may be repeated."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and do nothing.")] = False,
     module: Annotated[
         list[str] | None, typer.Option(help="A module of your own that registers recipes or tables; may be repeated.")
@@ -61,14 +66,19 @@ def reproduce(
 
         unmask reproduce all --scale smoke --modern none
 
+        unmask reproduce 000/cifar10 --scale smoke --data cifar10=cifar10_subset.npz
+
         unmask reproduce 000 --scale gpu-hour --device cuda:0 --device cuda:1 --workers 4
     """
     from unmask.cli.progress import bar
+    from unmask.contract import usable_device
     from unmask.reproduction import Asked, carry_out
 
-    asked = Asked(tuple(names), scale, seed, root, data_dir, _columns(modern), tuple(module or ()))
-    made = asked.plan()
+    asked = Asked(tuple(names), scale, seed, root, data_dir, _columns(modern), tuple(module or ()), _pairs(data or []))
     devices = tuple(device or ["cpu"])
+    for one in devices:
+        usable_device(one)
+    made = asked.plan()
     _announce(made, devices[0])
     if plan:
         return
@@ -76,7 +86,7 @@ def reproduce(
 
         def watch(step: Step) -> None:
             shown.part(step.number, step.of, step.what)
-            if not err.is_terminal:
+            if not err.is_terminal and step.number % max(1, step.of // LINES) == 0:
                 err.print(f"[{step.number + 1}/{step.of}] {step.what}", markup=False, soft_wrap=True)
 
         found = carry_out(asked, made, devices=devices, workers=workers, watch=watch)
@@ -97,6 +107,16 @@ def _columns(words: str) -> tuple[str, ...] | None:
         if word not in MODERN:
             raise RecipeError(f"--modern names '{word}'; expected all, none, or some of {', '.join(MODERN)}.")
     return chosen
+
+
+def _pairs(words: list[str]) -> tuple[tuple[str, str], ...]:
+    from unmask.data import DATA_SETS
+
+    for word in words:
+        name, equals, other = word.partition("=")
+        if name not in DATA_SETS or not equals or not other:
+            raise RecipeError(f"--data is '{word}'; expected NAME=OTHER, where NAME is one of {', '.join(DATA_SETS)}.")
+    return tuple((name, other) for name, _, other in (word.partition("=") for word in words))
 
 
 def _announce(plan: Plan, device: str) -> None:

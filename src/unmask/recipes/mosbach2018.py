@@ -1,8 +1,10 @@
 """Mosbach et al. 2018, "Logit pairing methods can fool gradient-based attacks": its three tables.
 
-Settings of the authors' public code. MNIST and CIFAR-10: no normalisation, crop or flip; Adam at a constant 1e-3; batch
-256 for 10 epochs; no weight averaging. Tiny ImageNet: the code of Kannan et al. 2018, with its label smoothing (whether
-the table was made with it, nobody says). 1,000 test images; the strongest attack is the per-image worst case over its
+Settings of the authors' public code. MNIST and CIFAR-10: no normalisation, crop or flip; Adam at a constant 1e-3; no
+weight averaging; lengths and batches as an independent port of the paper quotes them (the code's default, 10 epochs of
+256, is short for the 62.4% that the table prints of CLP under the usual attack: at half width 12 epochs of 64 left 19%
+of 500 images, 60 epochs 64%). Tiny ImageNet: the code of Kannan et al. 2018, with its label smoothing (whether the
+table was made with it, nobody says). 1,000 test images; the strongest attack is the per-image worst case over its
 restarts.
 """
 
@@ -53,13 +55,13 @@ TINY_RATE = StepRate((80 / TINY_EPOCHS, 90 / TINY_EPOCHS))
 Figures = tuple[float, float, float]
 
 
-def _training(objective: Objective, noise: GaussianNoise | None) -> Training:
+def _training(objective: Objective, noise: GaussianNoise | None, *, epochs: int, batch_size: int) -> Training:
     return Training(
         objective,
         Optimizer("adam", 1e-3, {"eps": 1e-6}),
         ConstantRate(),
-        epochs=10,
-        batch_size=256,
+        epochs=epochs,
+        batch_size=batch_size,
         augmentations=() if noise is None else (noise,),
     )
 
@@ -67,14 +69,14 @@ def _training(objective: Objective, noise: GaussianNoise | None) -> Training:
 def _mnist(row: str, objective: Objective, figures: Figures, noise: GaussianNoise | None = None) -> Recipe:
     claims = published(PAPER, "MNIST", row, dict(zip(COLUMNS, figures, strict=True)))
     name, summary = f"000/mnist/{_slug(row)}", f"{PAPER}, MNIST: {row}"
-    training = _training(objective, noise)
+    training = _training(objective, noise, epochs=500, batch_size=200)
     return Recipe(name, summary, "mnist", "lenet", MNIST_THREAT, training, claims, surrogate="000/mnist/plain")
 
 
 def _cifar10(row: str, objective: Objective, figures: Figures, noise: GaussianNoise | None = None) -> Recipe:
     claims = published(PAPER, "CIFAR-10", row, dict(zip(COLUMNS, figures, strict=True)))
     name, summary = f"000/cifar10/{_slug(row)}", f"{PAPER}, CIFAR-10: {row}"
-    training = _training(objective, noise)
+    training = _training(objective, noise, epochs=100, batch_size=128)
     return Recipe(
         name,
         summary,

@@ -15,7 +15,7 @@ from unmask.recipes.scales import Scale
 from unmask.recipes.tables import Accuracy, Attacked, Audited, Experiment, Figure, Measure, Predicted, Table
 from unmask.reproduction.cache import measure_folder, model_folder, study_folder
 from unmask.threat import ThreatModel
-from unmask.training import EnsembleAdversary, PgdAdversary
+from unmask.training import EnsembleAdversary, PgdAdversary, Saturation
 
 APART = 1  # a surrogate is drawn from another seed than what it attacks, so that no model attacks itself
 FALLBACK_DATA, FALLBACK_ARCHITECTURE = "digits", "digits-cnn"
@@ -65,20 +65,24 @@ class Studied:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that experiments need at a scale, each once, models before what is measured on them."""
+    """Everything that experiments need at a scale, each once, models before what is measured on them.
+
+    `instead` names the data, in the words of `load_data`, that take the place of a data set.
+    """
 
     experiments: tuple[Experiment, ...]
     scale: Scale
     seed: int
     root: Path
     data_dir: Path | None
+    instead: Mapping[str, str] = field(default_factory=dict)
     models: dict[Path, Model] = field(default_factory=dict)
     measures: dict[Path, Figured] = field(default_factory=dict)
     studies: dict[Path, Studied] = field(default_factory=dict)
 
     def model(self, recipe: Recipe, apart: int = 0) -> Model:
         """Return the model of a paper's recipe at this scale, and have it trained."""
-        scaled = _on_what_is_here(self.scale.recipe(recipe), self.scale, self.data_dir)
+        scaled = _on_what_is_here(self.scale.recipe(recipe), self.scale, self.data_dir, self.instead)
         seed = self.seed + apart
         fixed = tuple(self.model(find_recipe(name)) for name in _fixed(recipe))
         found = Model(scaled, seed, model_folder(self.root, scaled, seed), fixed)
@@ -118,13 +122,17 @@ def make_plan(
     root: Path,
     data_dir: Path | None = None,
     modern: Sequence[str] | None = None,
+    instead: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Return what tables and figures need at a scale. `modern` names the columns beside the published ones (None: all).
+    """Return what tables and figures need at a scale.
+
+    `modern` names the columns beside the published ones (None: all), `instead` other data by the name of the data set
+    whose place they take.
 
     Raises RecipeError where a table does not say how a column is measured, DataError where data are missing (the scale
     "smoke" takes the built-in digits in their place).
     """
-    plan = Plan(tuple(experiments), scale, seed, root, data_dir)
+    plan = Plan(tuple(experiments), scale, seed, root, data_dir, instead or {})
     for one in plan.experiments:
         if isinstance(one, Figure):
             for recipe in one.recipes().values():
@@ -183,7 +191,9 @@ def _cost(measure: Measure) -> int:
     return AUDIT_COST.get(measure.budget, 1_000) if isinstance(measure, Audited) else 1
 
 
-def _on_what_is_here(recipe: Recipe, scale: Scale, data_dir: Path | None) -> Recipe:
+def _on_what_is_here(recipe: Recipe, scale: Scale, data_dir: Path | None, instead: Mapping[str, str]) -> Recipe:
+    if recipe.data in instead:
+        return replace(recipe, data=instead[recipe.data], held_out=0)
     if recipe.data not in DATA_SETS or available(recipe.data, data_dir):
         return recipe
     if not scale.falls_back:
@@ -191,4 +201,11 @@ def _on_what_is_here(recipe: Recipe, scale: Scale, data_dir: Path | None) -> Rec
             f"{recipe.name} needs the data set '{recipe.data}', which was not found. Put it under --data-dir (or "
             "$UNMASK_DATA), or try --scale smoke, which takes the built-in digits instead."
         )
-    return replace(recipe, data=FALLBACK_DATA, architecture=FALLBACK_ARCHITECTURE, held_out=0)
+    kept = tuple(one for one in recipe.training.augmentations if not isinstance(one, Saturation))  # the digits are grey
+    return replace(
+        recipe,
+        data=FALLBACK_DATA,
+        architecture=FALLBACK_ARCHITECTURE,
+        held_out=0,
+        training=replace(recipe.training, augmentations=kept),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,6 +56,7 @@ class Asked:
     data_dir: Path | None
     modern: tuple[str, ...] | None = None
     modules: tuple[str, ...] = ()
+    instead: tuple[tuple[str, str], ...] = ()
 
     def plan(self) -> Plan:
         """Return the plan, with the recipes and tables that the user's own `modules` register.
@@ -67,7 +68,13 @@ class Asked:
             import_own(module)
         chosen = {one.name: one for word in self.words for one in find_experiments(word)}.values()
         return make_plan(
-            chosen, find_scale(self.scale), seed=self.seed, root=self.root, data_dir=self.data_dir, modern=self.modern
+            chosen,
+            find_scale(self.scale),
+            seed=self.seed,
+            root=self.root,
+            data_dir=self.data_dir,
+            modern=self.modern,
+            instead=dict(self.instead),
         )
 
 
@@ -81,14 +88,16 @@ def reproduce(
     devices: Sequence[str] = ("cpu",),
     workers: int = 1,
     modern: Sequence[str] | None = None,
+    instead: Mapping[str, str] | None = None,
     watch: Watch | None = None,
 ) -> list[Comparison]:
     """Reproduce tables and figures by name ("000/mnist", "001", "all") at a scale, and return them, published and ours.
 
     Everything is kept under `root`, models and measurements under names that their settings decide: the same call goes
     on where a killed one stopped, and what two tables share is made once. `workers` processes share the work, in turn
-    on the `devices`. `modern` are the columns measured beside the published ones (None: all). Each table's record is
-    left in `root/SCALE/NAME/comparison.json`.
+    on the `devices`. `modern` are the columns measured beside the published ones (None: all). `instead`
+    names other data, in the words of `load_data`, by the data set whose place they take. Each table's record is left in
+    `root/SCALE/NAME/comparison.json`.
 
     Raises RecipeError for unknown names, DataError for data that are absent, and what training and audit raise.
     """
@@ -99,6 +108,7 @@ def reproduce(
         Path(root),
         None if data_dir is None else Path(data_dir),
         None if modern is None else tuple(modern),
+        instead=tuple((instead or {}).items()),
     )
     return carry_out(asked, asked.plan(), devices=devices, workers=workers, watch=watch)
 
