@@ -21,6 +21,7 @@ from unmask.contract import Model
 from unmask.data import DataSet
 from unmask.errors import RecipeError
 from unmask.ledger import load_run, queries
+from unmask.ledger.diagnosis import is_diagnosis, load_diagnosis
 from unmask.losses import LOSSES
 from unmask.recipes.tables import Accuracy, Attacked, Audited, Measure, Predicted, describe
 from unmask.threat import Linf, ThreatModel
@@ -61,7 +62,18 @@ def measure(measure: Measure, target: Target, *, n: int, seed: int, run_dir: Pat
     threat = Linf(measure.eps) if isinstance(measure, Attacked) and measure.eps is not None else target.threat
     subject = Subject(target.subject.name, target.subject.source, images.name, images.split, images.classes)
     if isinstance(measure, Predicted):
-        return _predicted(target.model, images, threat, subject, seed, run_dir)
+        diagnose(
+            target.model,
+            images.pixels(),
+            images.labels,
+            threat,
+            studies=("linearised",),
+            seed=seed,
+            run_dir=run_dir,
+            ids=images.ids,
+            subject=subject,
+        )
+        return recorded(run_dir)
     result = audit(
         target.model,
         images.pixels(),
@@ -79,33 +91,19 @@ def measure(measure: Measure, target: Target, *, n: int, seed: int, run_dir: Pat
     if result.headline is None:
         reasons = "; ".join(sorted(set(result.errors.values()))[:3])
         raise RecipeError(f"{subject.name}: {len(result.errors)} images ended in an error ({reasons}). See {run_dir}.")
-    return _recorded(run_dir)
+    return recorded(run_dir)
 
 
-def _recorded(run_dir: Path) -> Measured:
-    run = load_run(run_dir)
-    share, n = queries.robust_accuracy(run), run.spec.data.n
-    interval = queries.wilson_interval(round(share * n), n)
-    return Measured(share, interval, n, queries.cost(run).evaluations, run_dir)
-
-
-def _predicted(
-    model: Model, images: DataSet, threat: ThreatModel, subject: Subject, seed: int, run_dir: Path
-) -> Measured:
-    (finding,) = diagnose(
-        model,
-        images.pixels(),
-        images.labels,
-        threat,
-        studies=("linearised",),
-        seed=seed,
-        run_dir=run_dir,
-        ids=images.ids,
-        subject=subject,
-    )
-    share, n = float(str(finding.evidence["predicted"])), len(images)
-    interval = queries.wilson_interval(round(share * n), n)
-    return Measured(share, interval, n, finding.forwards + finding.backwards, run_dir)
+def recorded(run_dir: Path) -> Measured:
+    """Return what a finished measurement's record says; raises LedgerError where there is none."""
+    if is_diagnosis(run_dir):
+        found = load_diagnosis(run_dir)
+        finding = found.findings["linearised"]
+        share, n, cost = float(finding.evidence["predicted"]), found.spec.data.n, finding.forwards + finding.backwards
+    else:
+        run = load_run(run_dir)
+        share, n, cost = queries.robust_accuracy(run), run.spec.data.n, queries.cost(run).evaluations
+    return Measured(share, queries.wilson_interval(round(share * n), n), n, cost, run_dir)
 
 
 def _budget(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,17 @@ import torch
 
 from unmask.audit import Subject, diagnose
 from unmask.contract import usable_device
-from unmask.environment import code_version, hardware, packages
 from unmask.errors import RecipeError
-from unmask.files import make_folder
-from unmask.ledger.comparison import CellEntry, Comparison, RowEntry, write_comparison
+from unmask.ledger.comparison import Comparison
 from unmask.models.callables import import_own
 from unmask.recipes import Recipe, train
 from unmask.recipes.scales import find_scale
-from unmask.recipes.tables import Figure, Table, find_experiments
-from unmask.report.figures import save
-from unmask.report.figures.recorded import draw, load_recorded, panels_of
+from unmask.recipes.tables import find_experiments
+from unmask.reproduction.comparing import compare
 from unmask.reproduction.images import images_of
 from unmask.reproduction.measuring import Measured, Target, measure
-from unmask.reproduction.planning import Figured, Model, Plan, Studied, cells, make_plan
+from unmask.reproduction.planning import Figured, Model, Plan, Studied, make_plan
 from unmask.training import EnsembleAdversary
-
-DRAWN = "png"
 
 
 @dataclass(frozen=True)
@@ -121,36 +116,38 @@ def carry_out(
         raise RecipeError(f"{workers} workers on {len(devices)} devices: expected one or more of each.")
     for device in devices:
         usable_device(device)
-    everything = [*_trainings(plan), *_findings(plan)]
     if workers == 1:
+        everything = [what for stage in stages(plan) for what in stage]
         for number, what in enumerate(everything):
             _tell(watch, number, len(everything), what)
             _make(plan, what, devices[0])
     else:
         _share(asked, plan, workers, devices, watch)
-    return [_compared(plan, one, asked, devices[0]) for one in plan.experiments]
+    return [compare(plan, one, asked.modern, devices[0]) for one in plan.experiments]
 
 
 Work = Model | Figured | Studied
 
 
-def _trainings(plan: Plan) -> list[Work]:
-    return list(plan.models.values())
-
-
-def _findings(plan: Plan) -> list[Work]:
-    return [*plan.measures.values(), *plan.studies.values()]
+def stages(plan: Plan) -> list[list[Work]]:
+    """Return a plan's parts in stages, each of which needs earlier ones alone: models, those beside them, figures."""
+    models = list(plan.models.values())
+    return [
+        [model for model in models if not model.fixed],
+        [model for model in models if model.fixed],
+        [*plan.measures.values(), *plan.studies.values()],
+    ]
 
 
 def _share(asked: Asked, plan: Plan, workers: int, devices: Sequence[str], watch: Watch | None) -> None:
-    """Let several processes make the plan's parts: first all models, then what is measured on them."""
-    of = len(_trainings(plan)) + len(_findings(plan))
-    number = 0
+    """Let several processes make the parts of each stage."""
+    found = stages(plan)
+    number, of = 0, sum(map(len, found))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for part in (_trainings, _findings):
+        for stage, parts in enumerate(found):
             waiting = {
-                pool.submit(_make_elsewhere, asked, part.__name__, place, devices[place % len(devices)]): what
-                for place, what in enumerate(part(plan))
+                pool.submit(_make_elsewhere, asked, stage, place, devices[place % len(devices)]): what
+                for place, what in enumerate(parts)
             }
             try:
                 for done in as_completed(waiting):
@@ -162,11 +159,15 @@ def _share(asked: Asked, plan: Plan, workers: int, devices: Sequence[str], watch
                 raise
 
 
-def _make_elsewhere(asked: Asked, part: str, place: int, device: str) -> None:
+def _make_elsewhere(asked: Asked, stage: int, place: int, device: str) -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    plan = asked.plan()
-    work = {"_trainings": _trainings, "_findings": _findings}[part](plan)
-    _make(plan, work[place], device)
+    plan = _plan(asked)
+    _make(plan, stages(plan)[stage][place], device)
+
+
+@cache
+def _plan(asked: Asked) -> Plan:
+    return asked.plan()
 
 
 def _tell(watch: Watch | None, number: int, of: int, what: Work) -> None:
@@ -239,89 +240,3 @@ def _studied(plan: Plan, what: Studied, device: str) -> None:
         subject=Subject(what.model.recipe.name, str(what.model.folder), images.name, images.split, images.classes),
         **settings,
     )
-
-
-def _compared(plan: Plan, one: Table | Figure, asked: Asked, device: str) -> Comparison:
-    """Return an experiment with its figures, all of which are recorded by now, and leave its record."""
-    folder = plan.root / plan.scale.name / one.name
-    make_folder(folder)
-    relative = partial(os.path.relpath, start=folder)
-    rows = _rows(plan, one, relative)
-    found = _cells(plan, one, asked, device, relative) if isinstance(one, Table) else []
-    published = dict.fromkeys(cell.column for cell in found if cell.column not in _modern(one, asked))
-    comparison = Comparison(
-        name=one.name,
-        paper=one.paper,
-        printed=one.printed,
-        title=one.title,
-        reading=one.reading,
-        scale=plan.scale.name,
-        scale_summary=plan.scale.summary,
-        seed=plan.seed,
-        columns=list(published),
-        modern=[column for column in _modern(one, asked) if any(cell.column == column for cell in found)],
-        by=one.by if isinstance(one, Table) else "column",
-        rows=rows,
-        cells=found,
-        drawings=[_drawn(one, rows, folder)] if isinstance(one, Figure) else [],
-        command=f"unmask reproduce {one.name} --scale {plan.scale.name} --seed {plan.seed}",
-        version=code_version(),
-        packages=packages(),
-        hardware=hardware(torch.device(device)),
-    )
-    write_comparison(folder, comparison)
-    return comparison
-
-
-def _modern(one: Table | Figure, asked: Asked) -> tuple[str, ...]:
-    if isinstance(one, Figure) or one.by == "row":
-        return ()
-    return tuple(name for name in one.modern if asked.modern is None or name in asked.modern)
-
-
-def _rows(plan: Plan, one: Table | Figure, relative: Callable[[Path], str]) -> list[RowEntry]:
-    recipes = {row: recipe for row, (recipe, _) in one.rows().items()} if isinstance(one, Table) else one.recipes()
-    found = []
-    for row, recipe in recipes.items():
-        model = plan.model(recipe)
-        run = relative(plan.studied(one, recipe).folder) if isinstance(one, Figure) else ""
-        found.append(
-            RowEntry(row=row, recipe=recipe.name, model=relative(model.folder), trained=_words(model), run=run)
-        )
-    return found
-
-
-def _drawn(figure: Figure, rows: Sequence[RowEntry], folder: Path) -> str:
-    """Draw a figure from the studies of its rows; returns the file's name."""
-    panels = [
-        panel
-        for row in rows
-        for panel in panels_of(figure.kind, load_recorded(folder / row.run), folder / row.run, row.row)
-    ]
-    return save(draw(figure.kind, panels), folder / f"figure.{DRAWN}", DRAWN).name
-
-
-def _words(model: Model) -> str:
-    recipe, training = model.recipe, model.recipe.training
-    images = "all images" if recipe.images is None else f"{recipe.images:,} images"
-    return (
-        f"{recipe.architecture} on {recipe.data}, {images}, {training.epochs} epochs of batches of "
-        f"{training.batch_size}, {training.optimizer.name} {training.rate:g}, seed {model.seed}"
-    )
-
-
-def _cells(plan: Plan, table: Table, asked: Asked, device: str, relative: Callable[[Path], str]) -> list[CellEntry]:
-    claims = {(claim.row, claim.column): claim for _, each in table.rows().values() for claim in each}
-    found = []
-    for (row, column), recipe, one in cells(table, asked.modern):
-        claim = claims.get((row, column))
-        published, doubt = (None, "") if claim is None else (claim.value, claim.doubt)
-        cell = CellEntry(row=row, column=column, published=published, doubt=doubt)
-        what = plan.measured(recipe, one)
-        if what is None:
-            found.append(cell.model_copy(update={"note": "no surrogate"}))
-            continue
-        got = _measured(plan, what, device)
-        figures = {"measured": got.share, "interval": got.interval, "n": got.n, "evaluations": got.evaluations}
-        found.append(cell.model_copy(update={**figures, "run": relative(got.run)}))
-    return found
