@@ -19,6 +19,7 @@ from unmask.report.figures import (
     FORMATS,
     activations_figure,
     curve_figure,
+    gallery_figure,
     heatmap_figure,
     histogram_figure,
     linearised_figure,
@@ -26,6 +27,8 @@ from unmask.report.figures import (
     save,
     surface_figure,
 )
+from unmask.report.gallery import broken_places
+from unmask.report.pictures import colours
 
 KINDS = ["not found", "easily found", "depends on the restart", "easily found", "many restarts needed"]
 
@@ -128,6 +131,21 @@ def test_every_figure_in_every_format(tmp_path, kind, format):
     if format == "svg":
         shown = "\n".join(texts(path))
         assert [word for word in WORDS[kind] if word not in shown] == []
+
+
+def test_a_gallery_shows_broken_images_with_their_classes(tmp_path, run, story):
+    figure = gallery_figure([("CLP", run), ("again", run)])
+    ids, kept = run.adversarial()
+    drawn = [axes.get_images()[0].get_array() for axes in figure.axes if axes.get_images()]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert figure.get_figwidth() == 7.0 and len(drawn) == 2 * 3 * 8
+    place = broken_places(run, 1)[0]
+    assert titles[0] == run.spec.data.classes[run.labels[place]]
+    assert np.array_equal(drawn[8], colours(kept[ids.tolist().index(run.ids[place])]))
+    assert not np.array_equal(drawn[8], drawn[0])
+    assert "CLP" in texts(save(figure, tmp_path / "gallery.svg"))
+    with pytest.raises(LedgerError, match="broke no image"):
+        gallery_figure([("robust", story(breaks=(1.0,) * len(story().breaks)).play())])
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def figure(
     kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.", autocompletion=lambda: list(KINDS))],
-    runs: Annotated[list[Path], typer.Argument(help="Folders of diagnoses (or audits: curve and histogram).")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of diagnoses, or audits (curve, histogram, gallery).")],
     format: Annotated[
         str | None, typer.Option("--format", help="pdf, svg or png. Default: what --output ends in, else pdf.")
     ] = None,

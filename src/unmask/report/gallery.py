@@ -91,11 +91,11 @@ def gallery(run: Run, broken: int = BROKEN, survivors: int = SURVIVORS) -> Galle
 
     Raises LedgerError for a damaged file of images.
     """
-    fell, stood = _broken_places(run, broken), _closest_survivors(run, survivors)
+    fell, stood = broken_places(run, broken), _closest_survivors(run, survivors)
     images = run.inputs()[2] if fell or stood else np.empty(0, dtype=np.float32)
     ids, kept = run.adversarial()
     row = {int(example): place for place, example in enumerate(ids)}
-    events = _telling_events(run)
+    events = telling_events(run)
     margins = _margins(run, run.ids[np.array([*fell, *stood], dtype=np.int64)])
 
     def card(place: int) -> Card:
@@ -116,14 +116,15 @@ def gallery_beside(run: Run) -> Gallery | None:
     each = 3 * channels * min(height, LARGEST) * min(width, LARGEST)
     most = max(min(MOST_BESIDE, MOST_BYTES // (2 * each)), BROKEN)
     found = statuses(run)
-    fell, stood = len(_broken_places(run, most)), min(int((found == "survived").sum()), most)
+    fell, stood = len(broken_places(run, most)), min(int((found == "survived").sum()), most)
     return gallery(run, most, most) if fell > BROKEN or stood > SURVIVORS else None
 
 
 # ----------------------------------------------------------------------------------------------------------- choosing
 
 
-def _broken_places(run: Run, most: int) -> list[int]:
+def broken_places(run: Run, most: int) -> list[int]:
+    """Return the places in `run.ids` of up to so many images that an attack broke, spread over attacks and classes."""
     attack = broken_by(run)
     order = [entry.attack for entry in run.spec.plan if entry.role != "clean"]
     by_attack = [_over_classes(run, np.flatnonzero(attack == name)) for name in dict.fromkeys(order)]
@@ -144,13 +145,13 @@ def _in_turn(groups: Iterable[Iterable[_T]]) -> Iterator[_T]:
 
 def _closest_survivors(run: Run, most: int) -> list[int]:
     survived = np.flatnonzero(statuses(run) == "survived")
-    best = {example: run.events["margin"][event] for example, event in _telling_events(run).items()}
+    best = {example: run.events["margin"][event] for example, event in telling_events(run).items()}
     margins = np.array([best.get(example, np.nan) for example in run.ids[survived].tolist()], dtype=float)
     order = np.argsort(-np.nan_to_num(margins, nan=-np.inf), kind="stable")
     return [int(place) for place in survived[order[:most]]]
 
 
-def _telling_events(run: Run) -> dict[int, int]:
+def telling_events(run: Run) -> dict[int, int]:
     """Return for each attacked example the position of its event of largest margin, the break if there is one."""
     events = run.events
     attacked = np.flatnonzero(events["round"] > 0)
@@ -164,12 +165,12 @@ def _telling_events(run: Run) -> dict[int, int]:
 
 
 def _card(run: Run, place: int, image: _Pixels, x_adv: _Pixels | None, event: int | None) -> Card:
-    example, true = int(run.ids[place]), _class_name(run, int(run.labels[place]))
+    example, true = int(run.ids[place]), class_name(run, int(run.labels[place]))
     pictures, facts = [_shown(run, "original", image, f"Image {example} as it is: {true}")], []
     if event is None:
         return Card(true, "survived", true, "", tuple(pictures), (("image", str(example)),))
     events = run.events
-    predicted = _class_name(run, int(events["predicted"][event]))
+    predicted = class_name(run, int(events["predicted"][event]))
     if x_adv is not None:
         changed = f"Image {example} after the attack, predicted as {predicted}"
         drawn = perturbation(x_adv - image)
@@ -216,7 +217,8 @@ def _shown(run: Run, caption: str, image: _Pixels, text: str) -> Picture:
     return Picture(caption, picture(image, run.spec.threat.low, run.spec.threat.high), text)
 
 
-def _class_name(run: Run, index: int) -> str:
+def class_name(run: Run, index: int) -> str:
+    """Return what a class is called, in few letters."""
     classes = run.spec.data.classes
     if 0 <= index < len(classes):
         return clip(classes[index], 40)

@@ -11,6 +11,7 @@ from unmask.report.words import clip
 
 AGREES = 0.6  # Kendall's tau from which on an order is said to agree
 FEWEST = 3  # pairs of figures that make an order
+FEWEST_IMAGES = 30
 MOST_SWAPS = 2  # pairs of rows named where it does not agree
 
 Pair = tuple[str, float, float]  # row, published, measured
@@ -34,12 +35,13 @@ def published_columns(comparison: Comparison) -> tuple[str, ...]:
 
 
 def comparable(comparison: Comparison) -> list[CellEntry]:
-    """Return the cells with a published figure that is not doubted and a measured one beside it."""
+    """Return the cells with a published figure that is not doubted, beside one measured on 30 images or more."""
     return [
         cell
         for cell in comparison.cells
         if cell.published is not None
         and cell.measured is not None
+        and cell.n >= FEWEST_IMAGES
         and not cell.doubt
         and cell.column not in comparison.modern
     ]
@@ -71,7 +73,8 @@ def order_sentence(comparison: Comparison) -> str:
     if silent and comparison.cells:
         listed = ", ".join(clip(column, 60) for column in silent)
         sentences.append(
-            f"No order can be compared, for want of three figures that differ and are no doubtful target: {listed}."
+            f"No order can be compared, for want of three figures that differ, rest on {FEWEST_IMAGES} images or more and "
+            f"are no doubtful target: {listed}."
         )
     return " ".join(sentences)
 

@@ -21,28 +21,38 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def picture(image: Pixels, low: float = 0.0, high: float = 1.0) -> str:
-    """Return an image (C, H, W) with pixels in [low, high] as the data URI of a PNG.
+    """Return an image (C, H, W) with pixels in [low, high] as the data URI of a PNG; see `colours`."""
+    return _data_uri(colours(image, low, high))
+
+
+def perturbation(delta: Pixels) -> str:
+    """Return a perturbation (C, H, W) as the data URI of a PNG; see `changes`."""
+    return _data_uri(changes(delta))
+
+
+def colours(image: Pixels, low: float = 0.0, high: float = 1.0) -> Bytes:
+    """Return an image (C, H, W) with pixels in [low, high] as bytes (H, W, 3), or (H, W) for grey.
 
     Three channels are red, green and blue; of any other number the mean is shown in grey.
     """
     with np.errstate(invalid="ignore"):
         scaled = _bytes((image - low) / (high - low))
-    return _data_uri(np.moveaxis(scaled, 0, -1) if len(image) == 3 else _bytes((image.mean(0) - low) / (high - low)))
+    return np.moveaxis(scaled, 0, -1) if len(image) == 3 else _bytes((image.mean(0) - low) / (high - low))
 
 
-def perturbation(delta: Pixels) -> str:
-    """Return a perturbation (C, H, W) as the data URI of a PNG, in full colour where it is largest.
+def changes(delta: Pixels) -> Bytes:
+    """Return a perturbation (C, H, W) as bytes (H, W, 3), in full colour where it is largest.
 
     Three channels: each around mid-grey. Otherwise the mean over channels: vermillion where brighter, blue where
     darker, white where nothing changed.
     """
-    changes = np.nan_to_num(delta)
-    shares = changes / (np.abs(changes).max(initial=0.0) or 1.0)
+    finite = np.nan_to_num(delta)
+    shares = finite / (np.abs(finite).max(initial=0.0) or 1.0)
     if len(delta) == 3:
-        return _data_uri(np.moveaxis(_bytes(0.5 + 0.5 * shares), 0, -1))
+        return np.moveaxis(_bytes(0.5 + 0.5 * shares), 0, -1)
     signed = shares.mean(0)[..., None]
     full = np.where(signed > 0, _BRIGHTER, _DARKER)
-    return _data_uri(_bytes((255 + np.abs(signed) * (full - 255)) / 255))
+    return _bytes((255 + np.abs(signed) * (full - 255)) / 255)
 
 
 def _bytes(shares: Pixels) -> Bytes:

@@ -3,6 +3,7 @@
 from unmask.report.figures.activations import activations_figure
 from unmask.report.figures.canvas import FORMATS, Columns, Panel, save
 from unmask.report.figures.curves import curve_figure
+from unmask.report.figures.gallery import gallery_figure
 from unmask.report.figures.heatmap import heatmap_figure
 from unmask.report.figures.histogram import histogram_figure
 from unmask.report.figures.linearised import linearised_figure, logits_figure
@@ -14,6 +15,7 @@ __all__ = [
     "Panel",
     "activations_figure",
     "curve_figure",
+    "gallery_figure",
     "heatmap_figure",
     "histogram_figure",
     "linearised_figure",

@@ -13,6 +13,7 @@ from unmask.ledger.diagnosis import is_diagnosis, load_diagnosis
 from unmask.report.figures.activations import activations_figure
 from unmask.report.figures.canvas import Columns, Panel, save
 from unmask.report.figures.curves import curve_figure
+from unmask.report.figures.gallery import gallery_figure
 from unmask.report.figures.heatmap import heatmap_figure
 from unmask.report.figures.histogram import histogram_figure
 from unmask.report.figures.linearised import linearised_figure, logits_figure
@@ -21,6 +22,7 @@ from unmask.report.figures.surface import surface_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+GALLERY = "gallery"
 KINDS: dict[str, tuple[str, ...]] = {
     "heatmap": ("heatmap",),
     "histogram": ("histogram",),
@@ -29,6 +31,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "linearised": ("linearised",),
     "logits": ("linearised",),
     "activations": ("activations",),
+    GALLERY: (),
 }
 _DRAWERS: dict[str, Callable[..., Figure]] = {
     "heatmap": heatmap_figure,
@@ -38,6 +41,7 @@ _DRAWERS: dict[str, Callable[..., Figure]] = {
     "linearised": linearised_figure,
     "logits": logits_figure,
     "activations": activations_figure,
+    GALLERY: gallery_figure,
 }
 # What an audit's own checks found serves as well.
 CHECKS = {"eps-curve": "eps_curve", "histogram": "restart_losses"}
@@ -67,8 +71,10 @@ def load_recorded(run: Path) -> Recorded:
     return Recorded(audited.spec.name, audited.spec.threat.norm, evidence)
 
 
-def panels_of(kind: str, recorded: Recorded, run: Path, title: str) -> list[Panel]:
+def panels_of(kind: str, recorded: Recorded, run: Path, title: str) -> list[tuple[str, Any]]:
     """Return what a figure of a kind shows of a run; raises LedgerError where the run holds nothing for it."""
+    if kind == GALLERY:
+        return [(title, load_run(run))]
     panels = recorded.panels(KINDS[kind], title)
     if not panels:
         studies = " or ".join(KINDS[kind])
@@ -79,7 +85,7 @@ def panels_of(kind: str, recorded: Recorded, run: Path, title: str) -> list[Pane
     return panels
 
 
-def draw(kind: str, panels: Sequence[Panel], columns: Columns = 2, image: int | None = None) -> Figure:
+def draw(kind: str, panels: Sequence[tuple[str, Any]], columns: Columns = 2, image: int | None = None) -> Figure:
     """Return the figure of a kind; raises LedgerError for evidence of another form."""
     chosen: dict[str, Any] = {"image": image} if kind == "surface" else {}
     return _DRAWERS[kind](panels, columns=columns, **chosen)
