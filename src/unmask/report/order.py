@@ -73,8 +73,8 @@ def order_sentence(comparison: Comparison) -> str:
     if silent and comparison.cells:
         listed = ", ".join(clip(column, 60) for column in silent)
         sentences.append(
-            f"No order can be compared, for want of three figures that differ, rest on {FEWEST_IMAGES} images or more and "
-            f"are no doubtful target: {listed}."
+            f"No order can be compared, for want of three figures that differ, rest on {FEWEST_IMAGES} images or more "
+            f"and are no doubtful target: {listed}."
         )
     return " ".join(sentences)
 
