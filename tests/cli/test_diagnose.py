@@ -197,7 +197,7 @@ def test_ctrl_c_ends_with_130(run, monkeypatch, verb):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unmask.models.load_model", interrupt)
-    monkeypatch.setattr("unmask.ledger.load_run", interrupt)
+    monkeypatch.setattr("unmask.report.figures.recorded.load_run", interrupt)
     result = run(*verb.split())
     assert result.exit_code == 130 and "again" in result.output
 
