@@ -1,11 +1,9 @@
 """Mosbach et al. 2018, "Logit pairing methods can fool gradient-based attacks": its three tables.
 
 Settings of the authors' public code. MNIST and CIFAR-10: no normalisation, crop or flip; Adam at a constant 1e-3; no
-weight averaging; lengths and batches as an independent port of the paper quotes them (the code's default, 10 epochs of
-256, is short for the 62.4% that the table prints of CLP under the usual attack: at half width 12 epochs of 64 left 19%
-of 500 images, 60 epochs 64%). Tiny ImageNet: the code of Kannan et al. 2018, with its label smoothing (whether the
-table was made with it, nobody says). 1,000 test images; the strongest attack is the per-image worst case over its
-restarts.
+weight averaging; lengths and batches as an independent port of the paper quotes them (the code's default is 10 epochs
+of 256). Tiny ImageNet: the code of Kannan et al. 2018, with its label smoothing (whether the table was made with it,
+nobody says). 1,000 test images; the strongest attack is the per-image worst case over its restarts.
 """
 
 from __future__ import annotations

@@ -73,7 +73,14 @@ def train(
     folder = None if run_dir is None else Path(run_dir)
     if folder is not None:
         make_folder(folder)
-    train_set, test_set = data or _load(chosen, data_dir, download, workers)
+    train_set, test_set = data or load_sets(
+        chosen.data,
+        held_out=chosen.held_out,
+        images=chosen.images,
+        data_dir=data_dir,
+        download=download,
+        workers=workers,
+    )
     train_set, test_set = train_set.to(device), test_set.to(device)
     if data is not None:
         chosen = replace(chosen, data=train_set.name, held_out=0)
@@ -132,15 +139,28 @@ def _write_configuration(folder: Path, inputs: Inputs) -> None:
         write_atomic(folder / CONFIGURATION, text.encode())
 
 
-def _load(recipe: Recipe, data_dir: str | Path | None, download: bool, workers: Workers) -> tuple[DataSet, DataSet]:
-    if recipe.images is not None and recipe.images < 1:
-        raise RecipeError(f"images is {recipe.images}; expected 1 or more training images, or none for all.")
-    most = {"train": None if recipe.images is None else max(recipe.held_out, 0) + recipe.images, "test": None}
+def load_sets(
+    data: str,
+    *,
+    held_out: int = 0,
+    images: int | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    workers: Workers | None = None,
+) -> tuple[DataSet, DataSet]:
+    """Return the images that a recipe of these settings trains on, and the test images.
+
+    Raises DataError for data that are absent or have no two splits of the same classes, RecipeError for a `held_out` or
+    a number of `images` that leaves nothing to train on.
+    """
+    workers = workers or Workers()
+    if images is not None and images < 1:
+        raise RecipeError(f"images is {images}; expected 1 or more training images, or none for all.")
+    most = {"train": None if images is None else max(held_out, 0) + images, "test": None}
 
     def both(fetch: bool = False) -> tuple[DataSet, DataSet]:
         train_set, test_set = (
-            load_data(recipe.data, split, data_dir=data_dir, download=fetch, most=count)
-            for split, count in most.items()
+            load_data(data, split, data_dir=data_dir, download=fetch, most=count) for split, count in most.items()
         )
         return train_set, test_set
 
@@ -149,17 +169,17 @@ def _load(recipe: Recipe, data_dir: str | Path | None, download: bool, workers: 
     train_set, test_set = both()
     if train_set.split == test_set.split:
         raise DataError(
-            f"'{recipe.data}' has no splits, so that it would be tested on what it was trained on. Give an .npz file "
+            f"'{data}' has no splits, so that it would be tested on what it was trained on. Give an .npz file "
             "with x_train, y_train, x_test and y_test, or a folder with the folders train and test."
         )
     if train_set.classes != test_set.classes:
         raise DataError(
-            f"The classes of '{recipe.data}' are {len(train_set.classes)} for training and {len(test_set.classes)} for "
+            f"The classes of '{data}' are {len(train_set.classes)} for training and {len(test_set.classes)} for "
             "testing, or have other names. Give both splits the same ones."
         )
-    if not 0 <= recipe.held_out < len(train_set):
-        raise RecipeError(f"held_out is {recipe.held_out}; expected 0 to {len(train_set) - 1} of the training images.")
-    return train_set.select(torch.arange(recipe.held_out, len(train_set))), test_set
+    if not 0 <= held_out < len(train_set):
+        raise RecipeError(f"held_out is {held_out}; expected 0 to {len(train_set) - 1} of the training images.")
+    return train_set.select(torch.arange(held_out, len(train_set))), test_set
 
 
 def _build(recipe: Recipe, data: DataSet, seed: int) -> nn.Module:

@@ -10,6 +10,7 @@ from pathlib import Path
 from unmask.environment import code_version
 from unmask.recipes import Recipe
 from unmask.recipes.tables import Figure, Measure, describe
+from unmask.threat import ThreatModel
 
 NAMES = ("name", "threat", "usual_attack")  # what a training does not depend on
 
@@ -21,19 +22,21 @@ def model_folder(root: Path, recipe: Recipe, seed: int) -> Path:
     return root / "models" / f"{words}-{_digest(settings, seed)}"
 
 
-def measure_folder(model: Path, measure: Measure, recipe: Recipe, n: int, seed: int, surrogate: Path | None) -> Path:
-    """Return where one measurement of the model in `model` is kept, on n images, with the recipe's threat."""
+def measure_folder(
+    model: Path, measure: Measure, threat: ThreatModel, n: int, seed: int, surrogate: Path | None
+) -> Path:
+    """Return where one measurement of the model in `model` is kept, on n images under a threat."""
     crafted = None if surrogate is None else surrogate.name
-    settings = [describe(measure), recipe.threat.describe(), n, crafted, code_version()]
+    settings = [describe(measure), threat.describe(), n, crafted, code_version()]
     kind = type(measure).__name__.lower()
     return model.parent.parent / "measures" / model.name / f"{kind}-{_digest(settings, seed)}"
 
 
 def study_folder(
-    model: Path, figure: Figure, settings: Mapping[str, object], recipe: Recipe, n: int, seed: int
+    model: Path, figure: Figure, settings: Mapping[str, object], threat: ThreatModel, n: int, seed: int
 ) -> Path:
     """Return where one study of the model in `model` is kept."""
-    digest = _digest([dict(settings), recipe.threat.describe(), n, code_version()], seed)
+    digest = _digest([dict(settings), threat.describe(), n, code_version()], seed)
     return model.parent.parent / "studies" / model.name / f"{figure.study}-{digest}"
 
 

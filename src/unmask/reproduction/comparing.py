@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,13 +48,19 @@ def compare(plan: Plan, one: Table | Figure, modern: Sequence[str] | None, devic
         rows=rows,
         cells=found,
         drawings=[_drawn(one, rows, folder)] if isinstance(one, Figure) else [],
-        command=f"unmask reproduce {one.name} --scale {plan.scale.name} --seed {plan.seed}",
+        command=_command(plan, one, modern),
         version=code_version(),
         packages=packages(),
         hardware=hardware(torch.device(device)),
     )
     write_comparison(folder, comparison)
     return comparison
+
+
+def _command(plan: Plan, one: Table | Figure, modern: Sequence[str] | None) -> str:
+    words = ["unmask", "reproduce", one.name, "--scale", plan.scale.name, "--seed", str(plan.seed)]
+    words += [] if modern is None else ["--modern", ",".join(modern) or "none"]
+    return shlex.join([*words, *(word for pair in plan.instead.items() for word in ("--data", "=".join(pair)))])
 
 
 def _modern(one: Table | Figure, modern: Sequence[str] | None) -> tuple[str, ...]:

@@ -5,25 +5,22 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
-from unmask.data import DataSet, load_data
+from unmask.data import DataSet
 from unmask.recipes import Recipe
+from unmask.recipes.running import load_sets
 
 
 def count(recipe: Recipe, data_dir: Path | None) -> int:
-    """Return how many images a recipe trains on; raises DataError where they are absent."""
-    return recipe.images or len(_loaded(recipe.data, "train", data_dir)) - recipe.held_out
+    """Return how many images a recipe trains on at most; raises DataError where they are absent."""
+    return recipe.images or len(_loaded(recipe.data, recipe.held_out, None, data_dir)[0])
 
 
 def images_of(recipe: Recipe, data_dir: Path | None, device: str) -> dict[str, DataSet]:
     """Return the images that a recipe trains on ("train") and the test images ("test"); raises DataError."""
-    whole = _loaded(recipe.data, "train", data_dir)
-    last = len(whole) if recipe.images is None else min(len(whole), recipe.held_out + recipe.images)
-    trained = whole.select(torch.arange(recipe.held_out, last))
-    return {"train": trained.to(device), "test": _loaded(recipe.data, "test", data_dir).to(device)}
+    trained, test = _loaded(recipe.data, recipe.held_out, recipe.images, data_dir)
+    return {"train": trained.to(device), "test": test.to(device)}
 
 
 @lru_cache(maxsize=4)
-def _loaded(name: str, split: str, data_dir: Path | None) -> DataSet:
-    return load_data(name, split, data_dir=data_dir)
+def _loaded(data: str, held_out: int, images: int | None, data_dir: Path | None) -> tuple[DataSet, DataSet]:
+    return load_sets(data, held_out=held_out, images=images, data_dir=data_dir)

@@ -12,7 +12,7 @@ from unmask.errors import DataError, RecipeError
 from unmask.models import zoo_names
 from unmask.recipes import Recipe, find_recipe
 from unmask.recipes.scales import Scale
-from unmask.recipes.tables import Accuracy, Attacked, Audited, Experiment, Figure, Measure, Predicted, Table
+from unmask.recipes.tables import MODERN, Accuracy, Attacked, Experiment, Figure, Measure, Predicted, Table
 from unmask.reproduction.cache import measure_folder, model_folder, study_folder
 from unmask.threat import ThreatModel
 from unmask.training import EnsembleAdversary, PgdAdversary, Saturation
@@ -37,7 +37,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Figured:
-    """One measurement to be made on a model: the measure at the scale, and the surrogate if it needs one."""
+    """One measurement to be made on a model: the measure at the scale, and the surrogate if it needs one.
+
+    The threat is the row's: rows that train alike share a model, and may still be attacked in different balls.
+    """
 
     model: Model
     measure: Measure
@@ -59,6 +62,7 @@ class Studied:
     model: Model
     figure: Figure
     settings: Mapping[str, object]
+    threat: ThreatModel
     n: int
     folder: Path
 
@@ -98,20 +102,21 @@ class Plan:
         folder = measure_folder(
             model.folder,
             scaled,
-            model.recipe,
+            recipe.threat,
             self.scale.images,
             self.seed,
             None if surrogate is None else surrogate.folder,
         )
-        found = Figured(model, scaled, model.recipe.threat, self.scale.images, surrogate, folder)
+        found = Figured(model, scaled, recipe.threat, self.scale.images, surrogate, folder)
         return self.measures.setdefault(folder, found)
 
     def studied(self, figure: Figure, recipe: Recipe) -> Studied:
         """Return a figure's study of a recipe's model, and have it made."""
         model = self.model(recipe)
         settings = {**figure.settings, **self.scale.study}
-        folder = study_folder(model.folder, figure, settings, model.recipe, self.scale.studied, self.seed)
-        return self.studies.setdefault(folder, Studied(model, figure, settings, self.scale.studied, folder))
+        folder = study_folder(model.folder, figure, settings, recipe.threat, self.scale.studied, self.seed)
+        found = Studied(model, figure, settings, recipe.threat, self.scale.studied, folder)
+        return self.studies.setdefault(folder, found)
 
 
 def make_plan(
@@ -129,10 +134,11 @@ def make_plan(
     `modern` names the columns beside the published ones (None: all), `instead` other data by the name of the data set
     whose place they take.
 
-    Raises RecipeError where a table does not say how a column is measured, DataError where data are missing (the scale
-    "smoke" takes the built-in digits in their place).
+    Raises RecipeError where a table does not say how a column is measured and for an unknown column, DataError where
+    data are missing (the scale "smoke" takes the built-in digits in their place).
     """
     plan = Plan(tuple(experiments), scale, seed, root, data_dir, instead or {})
+    _check_columns(modern or (), plan.experiments)
     for one in plan.experiments:
         if isinstance(one, Figure):
             for recipe in one.recipes().values():
@@ -162,6 +168,16 @@ def cells(table: Table, modern: Sequence[str] | None) -> Sequence[tuple[tuple[st
     ]
 
 
+def _check_columns(modern: Sequence[str], experiments: Iterable[Experiment]) -> None:
+    known = dict.fromkeys([*MODERN, *(name for one in experiments if isinstance(one, Table) for name in one.modern)])
+    for name in modern:
+        if name not in known:
+            raise RecipeError(
+                f"There is no column '{name}' beside the published ones; expected all, none, or some of "
+                f"{', '.join(known)}."
+            )
+
+
 def passes_per_image(recipe: Recipe) -> int:
     """Return about how many example passes one image costs in one epoch of a training."""
     objective = recipe.training.objective
@@ -188,7 +204,7 @@ def _cost(measure: Measure) -> int:
         return 2 * measure.steps * measure.restarts + 2
     if isinstance(measure, Predicted):
         return 60
-    return AUDIT_COST.get(measure.budget, 1_000) if isinstance(measure, Audited) else 1
+    return AUDIT_COST.get(measure.budget, 1_000)
 
 
 def _on_what_is_here(recipe: Recipe, scale: Scale, data_dir: Path | None, instead: Mapping[str, str]) -> Recipe:

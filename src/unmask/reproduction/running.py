@@ -232,7 +232,7 @@ def _studied(plan: Plan, what: Studied, device: str) -> None:
         _trained(plan, what.model, device),
         shown.pixels(),
         shown.labels,
-        what.model.recipe.threat,
+        what.threat,
         studies=(what.figure.study,),
         seed=plan.seed,
         run_dir=what.folder,

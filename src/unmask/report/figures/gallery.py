@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from unmask.errors import LedgerError
 from unmask.ledger import Run
 from unmask.report.figures.canvas import WIDTHS, Columns, blank, fitted, styled
@@ -19,6 +17,9 @@ if TYPE_CHECKING:
 
 ROWS = ("original", "adversarial", "change")
 PER_COLUMN = 4
+
+Shown = tuple[Bytes, str]
+"""Pixels (H, W) or (H, W, 3), and the words above them."""
 
 
 def gallery_figure(panels: Sequence[tuple[str, Run]], *, columns: Columns = 2) -> Figure:
@@ -37,32 +38,35 @@ def gallery_figure(panels: Sequence[tuple[str, Run]], *, columns: Columns = 2) -
             axes.set_axis_off()
         for number, (title, run) in enumerate(panels):
             rows = grid[3 * number : 3 * number + 3]
-            for place, column in zip(_fallen(run, across), rows.T, strict=False):
-                _draw(run, place, column, side)
+            for fallen, column in zip(_fallen(run, across), rows.T, strict=False):
+                _draw(fallen, column, side)
             _name(rows[:, 0].tolist(), title)
     return figure
 
 
-def _fallen(run: Run, most: int) -> list[int]:
-    """Return the places of up to so many images that an attack broke: those wrong as they are have nothing to show."""
-    kept = set(run.adversarial()[0].tolist())
-    places = [place for place in broken_places(run, len(run.ids)) if int(run.ids[place]) in kept]
+def _fallen(run: Run, most: int) -> list[tuple[Shown, ...]]:
+    """Return what is shown of up to so many images that an attack broke: those wrong as they are have no change."""
+    ids, kept = run.adversarial()
+    row_of = {example: row for row, example in enumerate(ids.tolist())}
+    places = [place for place in broken_places(run, len(run.ids)) if int(run.ids[place]) in row_of][:most]
     if not places:
         raise LedgerError(f"The audit of {run.spec.name} broke no image: there is nothing to show in a gallery.")
-    return places[:most]
+    images, events, threat = run.read_images(), telling_events(run), run.spec.threat
+    found: list[tuple[Shown, ...]] = []
+    for place in places:
+        example, image = int(run.ids[place]), images[place]
+        x_adv, predicted = kept[row_of[example]], int(run.events["predicted"][events[example]])
+        found.append(
+            (
+                (colours(image, threat.low, threat.high), class_name(run, int(run.labels[place]))),
+                (colours(x_adv, threat.low, threat.high), class_name(run, predicted)),
+                (changes(x_adv - image), ""),
+            )
+        )
+    return found
 
 
-def _draw(run: Run, place: int, column: Sequence[Axes], inches: float) -> None:
-    example, ids = int(run.ids[place]), run.adversarial()[0]
-    image = run.read_images()[place]
-    x_adv = run.adversarial()[1][int(np.flatnonzero(ids == example)[0])]
-    predicted = int(run.events["predicted"][telling_events(run)[example]])
-    threat = run.spec.threat
-    shown: tuple[tuple[Bytes, str], ...] = (
-        (colours(image, threat.low, threat.high), class_name(run, int(run.labels[place]))),
-        (colours(x_adv, threat.low, threat.high), class_name(run, predicted)),
-        (changes(x_adv - image), ""),
-    )
+def _draw(shown: Sequence[Shown], column: Sequence[Axes], inches: float) -> None:
     for axes, (pixels, text) in zip(column, shown, strict=True):
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(fitted(text, inches, 6), fontsize=6, pad=2)
