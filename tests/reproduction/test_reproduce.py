@@ -106,6 +106,31 @@ class TestReproduce:
         assert {folder.name for folder in (tmp_path / "models").iterdir()} == {folder.name for folder in plan.models}
         assert estimate(plan).evaluations == 0
 
+    def test_rows_that_train_alike_are_attacked_in_balls_of_their_own(self, table: Table, tmp_path: Path) -> None:
+        wide = replace(find_recipe("nobody/plain"), name="nobody/wide", threat=Linf("0.5"))
+        register(replace(wide, claims=published(PAPER, PRINTED, "Wide", VALUES)))
+        try:
+            (found,) = reproduce(table.name, scale="smoke", root=tmp_path, modern=())
+        finally:
+            del RECIPES["nobody/wide"]
+        models = {row.row: row.model for row in found.rows}
+        assert models["Plain"] == models["Wide"] != models["CLP"]
+        runs = {cell.row: cell.run for cell in found.cells if cell.column == "pgd"}
+        threats = {row: load_run(tmp_path / "smoke" / table.name / run).spec.threat.eps for row, run in runs.items()}
+        assert (threats["Plain"], threats["Wide"]) == ("0.2", "0.5")
+
+    def test_the_recorded_command_asks_for_the_same_again(self, table: Table, tmp_path: Path) -> None:
+        (found,) = reproduce(
+            table.name, scale="smoke", root=tmp_path, modern=(), seed=3, instead={"cifar10": "my images.npz"}
+        )
+        assert found.command == (
+            "unmask reproduce nobody/table1 --scale smoke --seed 3 --modern none --data 'cifar10=my images.npz'"
+        )
+
+    def test_unknown_columns_are_refused(self, table: Table, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match="some of audit, AutoAttack, transfer"):
+            reproduce(table.name, scale="smoke", root=tmp_path, modern=("audits",))
+
     def test_processes_share_the_work_to_the_same_figures(self, tmp_path: Path) -> None:
         alone = reproduce("000/figure-histograms", scale="smoke", root=tmp_path / "one")
         shared = reproduce("000/figure-histograms", scale="smoke", root=tmp_path / "two", workers=2)
